@@ -1,0 +1,40 @@
+"""What every test shares: shapes checked at run time, one thread, no accelerator, and the real data where they are."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+# Before torch and numba are imported: they read these once.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from beartype import BeartypeConf, FrozenDict, beartype
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+
+# beartype knows NDArray[Any], but not its long spelling.
+checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({np.ndarray[Any, Any]: np.ndarray})))
+
+# Under test every annotation is checked at run time, tensor shapes included; users never pay for this.
+install_import_hook("fullyconv", "conftest.checked")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets: `FULLYCONV_DATA`, or `../shared/data` beside the project."""
+    root = Path(os.environ.get("FULLYCONV_DATA", ROOT.parent / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no real data: {root} does not exist; set FULLYCONV_DATA to a folder that holds the data sets")
+    return root
