@@ -1,0 +1,265 @@
+"""How good a segmentation is: one confusion matrix, and the scores that are read off it.
+
+Every pixel is counted once, at the resolution of the truth, in int64. Matrices of parts add up to the matrix of the
+whole, so a score never depends on batches, their order, or the number of processes.
+
+Source: Long, Shelhamer and Darrell 2015, section 5.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64, Integer
+from torch import Tensor
+
+from fullyconv.errors import FullyconvError
+
+Absent = Literal["paper", "target", "zero", "one", "nan"]
+
+CONVENTIONS: dict[str, str] = {
+    "paper": "The paper's: a class in neither truth nor prediction is left out; one that is only predicted counts 0.",
+    "pytorch_fcn": "pytorch-fcn and the authors' score.py: the paper's.",
+    "mmsegmentation": "mmsegmentation and Hugging Face evaluate: the paper's.",
+    "torchmetrics_jaccard": "torchmetrics JaccardIndex and scikit-learn (macro): the paper's.",
+    "detectron2": "detectron2 and Ultralytics: only classes that occur in the truth.",
+    "paddleseg": "PaddleSeg, and segmentation-models-pytorch 'macro': a class in neither counts 1.",
+    "smp_micro": "segmentation-models-pytorch 'micro' and torchgeo: all classes pooled, so large classes decide.",
+    "torchvision": "torchvision's reference script: the plain mean, not a number as soon as one class is in neither.",
+    "segnet": "SegNet's CamVid script: a class in neither counts 0.",
+    "torchmetrics_mean_iou": "torchmetrics segmentation.MeanIoU: the mean over pairs of an image and a class in it.",
+}
+"""What each number of `conventions` is; the mean intersection over union as other programs define it."""
+
+
+def confusion_matrix(
+    target: Integer[Tensor, "..."], pred: Integer[Tensor, "..."], num_classes: int, ignore_index: int = 255
+) -> Int64[Tensor, "k k"]:
+    """How many pixels of each true class were given each class: row target, column pred.
+
+    Args:
+        target: True class indices, any shape; `ignore_index` where a pixel does not count.
+        pred: Predicted class indices, same shape. Under an ignored target any value goes.
+        num_classes: Number of classes K.
+        ignore_index: The target value that is not counted.
+
+    Returns:
+        Counts on the device of `target`. uint8 masks on the CPU are the fast path.
+
+    Raises:
+        FullyconvError: SEG-E001 or SEG-E002 for a target or prediction that is no class, SEG-E003 for unlike shapes.
+            Nothing is ever dropped in silence.
+    """
+    if target.shape != pred.shape:
+        raise FullyconvError(
+            "SEG-E003",
+            f"truth and prediction must have one size, got {_size(target)} and {_size(pred)} (height, width)",
+        )
+    uint8 = target.dtype == pred.dtype == torch.uint8 and target.device.type == pred.device.type == "cpu"
+    count = _count_uint8 if uint8 else _count_integers
+    confusion, ignored = count(target, pred, num_classes, ignore_index)
+    if int(confusion.sum()) + ignored != target.numel():
+        _refuse_illegal(target.flatten().long(), pred.flatten().long(), num_classes, ignore_index)
+    return confusion
+
+
+def iou(confusion: Int64[Tensor, "k k"]) -> Float64[Tensor, " k"]:
+    """Intersection over union of each class, in [0, 1]; NaN for a class in neither truth nor prediction."""
+    return iou_of_counts(class_counts(confusion))
+
+
+def accuracy(confusion: Int64[Tensor, "k k"]) -> Float64[Tensor, " k"]:
+    """Share of each class's pixels that were found (recall), in [0, 1]; NaN for a class that the truth lacks."""
+    return confusion.diagonal().double() / confusion.sum(1)
+
+
+def pixel_accuracy(confusion: Int64[Tensor, "k k"]) -> float:
+    """Share of all pixels that got their class, in [0, 1]; NaN if no pixel was counted."""
+    return float(confusion.diagonal().sum().double() / confusion.sum())
+
+
+def mean_accuracy(confusion: Int64[Tensor, "k k"]) -> float:
+    """Mean of `accuracy` over the classes that occur in the truth, in [0, 1]; NaN if no pixel was counted."""
+    return float(accuracy(confusion).nanmean())
+
+
+def mean_iou(confusion: Int64[Tensor, "k k"], *, absent: Absent = "paper") -> float:
+    """Mean of `iou` over classes, in [0, 1].
+
+    Args:
+        confusion: Pixel counts, row target, column pred.
+        absent: What becomes of a class that has no pixel. "paper": left out if it is in neither truth nor prediction,
+            0 if it is only predicted. "target": left out whenever the truth lacks it. "zero", "one": counted as 0 or 1
+            if it is in neither. "nan": not a number then.
+    """
+    values = iou(confusion)
+    if absent == "target":
+        values = values[confusion.sum(1) > 0]
+    if absent in ("zero", "one"):
+        values = values.nan_to_num(float(absent == "one"))
+    return float(values.mean() if absent == "nan" else values.nanmean())
+
+
+def frequency_weighted_iou(confusion: Int64[Tensor, "k k"]) -> float:
+    """Mean of `iou` weighted by each class's pixels in the truth, in [0, 1]; NaN if no pixel was counted.
+
+    Source: the formula of arXiv 1411.4038 version 2; version 1 had it wrong.
+    """
+    pixels = confusion.sum(1)
+    return float((iou(confusion).nan_to_num(0.0) * pixels).sum() / pixels.sum())
+
+
+def scores(confusion: Int64[Tensor, "k k"]) -> dict[str, float]:
+    """The paper's four scores by name, fractions in [0, 1]."""
+    return {
+        "pixel_accuracy": pixel_accuracy(confusion),
+        "mean_accuracy": mean_accuracy(confusion),
+        "mean_iou": mean_iou(confusion),
+        "frequency_weighted_iou": frequency_weighted_iou(confusion),
+    }
+
+
+def conventions(confusion: Int64[Tensor, "k k"], per_image: Int64[Tensor, "n 3 k"] | None = None) -> dict[str, float]:
+    """The "mIoU" that other programs would print for the same masks, by the names in `CONVENTIONS`.
+
+    Args:
+        confusion: Pixel counts of the whole dataset.
+        per_image: `class_counts` of every image; without them the number that is a mean over images is left out.
+    """
+    paper = mean_iou(confusion)
+    values = {
+        "paper": paper,
+        "pytorch_fcn": paper,
+        "mmsegmentation": paper,
+        "torchmetrics_jaccard": paper,
+        "detectron2": mean_iou(confusion, absent="target"),
+        "paddleseg": mean_iou(confusion, absent="one"),
+        "smp_micro": float(iou_of_counts(class_counts(confusion).sum(1, keepdim=True))),
+        "torchvision": mean_iou(confusion, absent="nan"),
+        "segnet": mean_iou(confusion, absent="zero"),
+    }
+    if per_image is not None:
+        values["torchmetrics_mean_iou"] = float(iou_of_counts(per_image).nanmean())
+    return values
+
+
+def class_counts(confusion: Int64[Tensor, "k k"]) -> Int64[Tensor, "3 k"]:
+    """What the scores of one image need: pixels hit, pixels in the truth, pixels predicted, of each class."""
+    return torch.stack((confusion.diagonal(), confusion.sum(1), confusion.sum(0)))
+
+
+def iou_of_counts(counts: Int64[Tensor, "*n 3 k"]) -> Float64[Tensor, "*n k"]:
+    """`iou` of one or many `class_counts`."""
+    hits, target, pred = counts.unbind(-2)
+    return hits.double() / (target + pred - hits)
+
+
+def mean_iou_interval(
+    per_image: Int64[Tensor, "n 3 k"], *, confidence: float = 0.95, samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Where `mean_iou` would lie had other images of the same kind been drawn: a percentile bootstrap over images.
+
+    Args:
+        per_image: `class_counts` of every image.
+        confidence: Share of the resampled scores that lie inside.
+        samples: Number of resampled datasets.
+        seed: Same seed, same interval.
+
+    Returns:
+        Lower and upper end, fractions in [0, 1]; NaN if there is no image.
+    """
+    images = len(per_image)
+    if images == 0:
+        return float("nan"), float("nan")
+    draws = torch.randint(images, (samples, images), generator=torch.Generator().manual_seed(seed))
+    weights = torch.zeros(samples, images, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
+    # Whole numbers below 2^53 stay exact in float64.
+    totals = (weights @ per_image.cpu().double().flatten(1)).long().reshape(samples, *per_image.shape[1:])
+    values = iou_of_counts(totals).nanmean(-1)
+    low, high = values.nanquantile(torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2]).double())
+    return float(low), float(high)
+
+
+def _count_integers(target: Tensor, pred: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, int]:
+    """The matrix of what is legal and the number of ignored pixels; any integer type, any device."""
+    target, pred = target.flatten().long(), pred.flatten().long()
+    ignored = target == ignore_index
+    rows = torch.where((target < 0) | (target >= num_classes) | ignored, num_classes, target)
+    columns = torch.where((pred < 0) | (pred >= num_classes), num_classes, pred)
+    side = num_classes + 1  # the last row and column catch what is not counted
+    counts = torch.bincount(rows * side + columns, minlength=side * side).view(side, side)
+    return counts[:num_classes, :num_classes].contiguous(), int(ignored.sum())
+
+
+def _count_uint8(target: Tensor, pred: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, int]:
+    """`_count_integers` for uint8 on the CPU: a table of all 65,536 pairs needs no look at the values first."""
+    pairs = _pair_counter()(target.contiguous().numpy().reshape(-1), pred.contiguous().numpy().reshape(-1))
+    table = torch.from_numpy(pairs)
+    ignored = 0
+    if 0 <= ignore_index < 256:
+        ignored = int(table[ignore_index].sum())
+        table[ignore_index] = 0
+    return table[:num_classes, :num_classes].contiguous(), ignored
+
+
+@functools.cache
+def _pair_counter() -> Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    import numba  # 0.2 s, and only for those who score
+
+    try:
+        return numba.njit(cache=True, nogil=True)(_count_pairs)
+    except RuntimeError:  # no folder to keep the machine code in: compile it once a process, 0.3 s
+        return numba.njit(nogil=True)(_count_pairs)
+
+
+@no_type_check
+def _count_pairs(target, pred):
+    """Counts `(256, 256)` of the value pairs of two uint8 arrays of one length.
+
+    Masks are smooth: eight equal pairs in a row are the rule, and are added at once. On CamVid truth this is 4 times a
+    loop over pixels (whose additions to one counter wait for each other) and 8 times torch.bincount.
+    """
+    counts = np.zeros((256, 256), np.int64)
+    words = target.size // 8
+    target_words = target[: words * 8].view(np.uint64)
+    pred_words = pred[: words * 8].view(np.uint64)
+    every_byte = np.uint64(0x0101010101010101)
+    for word in range(words):
+        first = word * 8
+        if target_words[word] == target[first] * every_byte and pred_words[word] == pred[first] * every_byte:
+            counts[target[first], pred[first]] += 8
+        else:
+            for pixel in range(first, first + 8):
+                counts[target[pixel], pred[pixel]] += 1
+    for pixel in range(words * 8, target.size):
+        counts[target[pixel], pred[pixel]] += 1
+    return counts
+
+
+def _refuse_illegal(target: Tensor, pred: Tensor, num_classes: int, ignore_index: int) -> None:
+    counted = target != ignore_index
+    strange = target[counted & ((target < 0) | (target >= num_classes))]
+    if len(strange):
+        raise FullyconvError(
+            "SEG-E001",
+            f"the truth holds values that are no class: {_listed(strange)}; "
+            f"expected 0 to {num_classes - 1}, or {ignore_index} for pixels to ignore",
+        )
+    strange = pred[counted & ((pred < 0) | (pred >= num_classes))]
+    raise FullyconvError(
+        "SEG-E002",
+        f"the prediction holds values that are no class: {_listed(strange)}; expected 0 to {num_classes - 1}"
+        + (f"; only pixels whose truth is {ignore_index} may hold {ignore_index}" if ignore_index in strange else ""),
+    )
+
+
+def _listed(values: Tensor) -> str:
+    distinct, counts = (column.tolist() for column in torch.unique(values, return_counts=True))
+    shown = [f"{value} ({count} pixels)" for value, count in zip(distinct[:5], counts[:5], strict=True)]
+    return ", ".join(shown) + (f" and {len(distinct) - 5} more" if len(distinct) > 5 else "")
+
+
+def _size(mask: Tensor) -> str:
+    return "x".join(str(side) for side in mask.shape)
