@@ -1,0 +1,128 @@
+"""The kernels in plain torch: what the fast ones are tested against, and what runs where there is no fast one."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer, Shaped
+from torch import Tensor
+
+from fullyconv.geometry import Grid
+from fullyconv.kernels.taps import matrix, taps
+
+Size = tuple[int, int]
+
+BAND_VALUES = 1 << 24
+"""Logits that `upsample_argmax` holds at a time: 64 MB in float32."""
+
+
+def upsample(
+    scores: Float[Tensor, "n k h w"], size: Size, *, grid: Grid | None = None
+) -> Float[Tensor, "n k height width"]:
+    """See `fullyconv.kernels.upsample`."""
+    scores = _at_least_float32(scores)
+    if torch.compiler.is_compiling():
+        return _by_matrices(scores, size, grid)
+    upsampled: Tensor = _Upsample.apply(scores, size, grid)
+    return upsampled
+
+
+def upsample_argmax(
+    scores: Float[Tensor, "n k h w"], size: Size, *, grid: Grid | None = None
+) -> Shaped[Tensor, "n height width"]:
+    """See `fullyconv.kernels.upsample_argmax`; works through bands of rows, so memory stays bounded."""
+    scores = _at_least_float32(scores.detach())
+    (batch, classes), (height, width) = scores.shape[:2], size
+    mask = torch.empty((batch, height, width), dtype=label_dtype(classes), device=scores.device)
+    rows = max(1, BAND_VALUES // max(1, batch * classes * width))
+    for top in range(0, height, rows):
+        band = slice(top, min(top + rows, height))
+        mask[:, band] = _interpolate(scores, size, grid, band).argmax(1).to(mask.dtype)
+    return mask
+
+
+def upsample_cross_entropy(
+    scores: Float[Tensor, "n k h w"],
+    target: Integer[Tensor, "n height width"],
+    *,
+    weight: Float[Tensor, " k"] | None = None,
+    ignore_index: int = 255,
+    reduction: Literal["mean", "sum"] = "mean",
+    label_smoothing: float = 0.0,
+    grid: Grid | None = None,
+) -> Float[Tensor, ""]:
+    """See `fullyconv.kernels.upsample_cross_entropy`."""
+    height, width = target.shape[1:]
+    target = target.long()
+    logits = upsample(scores, (height, width), grid=grid)
+    weight = None if weight is None else weight.to(logits.dtype)
+    total = F.cross_entropy(
+        logits, target, weight, ignore_index=ignore_index, reduction="sum", label_smoothing=label_smoothing
+    )
+    if reduction == "sum":
+        return total
+    counted = target != ignore_index
+    mass = counted.sum() if weight is None else (weight[target.where(counted, 0)] * counted).sum()
+    return total / torch.where(mass > 0, mass, 1)
+
+
+def label_dtype(classes: int) -> torch.dtype:
+    """The smallest unsigned type that holds the indices of `classes` classes."""
+    return torch.uint8 if classes <= 256 else torch.uint16
+
+
+class _Upsample(torch.autograd.Function):
+    """Interpolation whose gradient is a product of matrices too: deterministic on every device, twice differentiable.
+
+    Measured on 8x11x45x60 to 360x480, one thread: forward 39 ms, backward 13 ms; `F.interpolate` 66 and 92 ms.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, size: Size, grid: Grid | None) -> Tensor:
+        ctx.cells, ctx.grid = scores.shape[2:], grid
+        return _interpolate(scores, size, grid, slice(0, size[0]))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        rows, columns = _matrices(gradient, ctx.cells, (gradient.shape[2], gradient.shape[3]), ctx.grid)
+        with torch.autocast(gradient.device.type, enabled=False):
+            return rows.T @ (gradient @ columns), None, None
+
+
+def _interpolate(scores: Tensor, size: Size, grid: Grid | None, band: slice) -> Tensor:
+    """Pixel rows `band` of the upsampled scores."""
+    if scores.device.type == "cpu" and bool(scores.isfinite().all()):
+        return _by_matrices(scores, size, grid, band)
+    return _by_index(scores, size, grid, band)
+
+
+def _by_matrices(scores: Tensor, size: Size, grid: Grid | None, band: slice = slice(None)) -> Tensor:
+    """Dense products: the fastest way in torch on a CPU, but an infinity times zero would be NaN."""
+    rows, columns = _matrices(scores, (scores.shape[2], scores.shape[3]), size, grid)
+    with torch.autocast(scores.device.type, enabled=False):
+        return (rows[band] @ scores) @ columns.T
+
+
+def _by_index(scores: Tensor, size: Size, grid: Grid | None, band: slice) -> Tensor:
+    """Each pixel reads its two rows, then its two columns, and nothing else."""
+    for axis, pixels in ((2, band), (3, slice(None))):
+        cells = taps(scores.shape[axis], size[axis - 2], grid)
+        left, right = (torch.from_numpy(side[pixels]).to(scores.device) for side in (cells.left, cells.right))
+        share = torch.from_numpy(cells.weight[pixels]).to(scores)
+        # A pixel that lies on a cell reads it twice, half and half: its own value exactly, infinities included.
+        share = share.where(right > left, 0.5).view(-1, *(1,) * (3 - axis))
+        scores = scores.index_select(axis, left) * (1 - share) + scores.index_select(axis, right) * share
+    return scores
+
+
+def _matrices(like: Tensor, cells: Size, size: Size, grid: Grid | None) -> tuple[Tensor, Tensor]:
+    dtype = str(like.dtype).removeprefix("torch.")
+    rows, columns = (
+        torch.from_numpy(matrix(count, pixels, grid, dtype)).to(like.device)
+        for count, pixels in zip(cells, size, strict=True)
+    )
+    return rows, columns
+
+
+def _at_least_float32(scores: Tensor) -> Tensor:
+    return scores if scores.dtype == torch.float64 else scores.float()
