@@ -25,9 +25,143 @@ class FullyconvError(ValueError):
         self.code = code
         self.message = message
 
+    def __reduce__(self) -> tuple[type["FullyconvError"], tuple[str, str]]:
+        return FullyconvError, (self.code, self.message)  # so that it crosses from worker to main process
+
 
 FAULTS: dict[str, Fault] = {
     # D: datasets, images and masks
+    "SEG-D001": Fault(
+        "The path does not exist",
+        "A file or folder was named that is not there.",
+        "Compare the name with the nearest existing one, which the message gives; relative paths count from the "
+        "folder you are in.",
+    ),
+    "SEG-D002": Fault(
+        "The layout is not recognised",
+        "The folder looks like none of the layouts: CamVid, PASCAL VOC, SBD, Cityscapes, ADE20K, a manifest, or images "
+        "beside masks.",
+        "Put pictures into images/ and label maps of the same names into masks/, name another layout as LAYOUT:PATH, "
+        "or write a manifest: a CSV file with the columns image and mask.",
+    ),
+    "SEG-D003": Fault(
+        "No image has a mask",
+        "Images and masks are paired by folder and file name, and no two agreed.",
+        "Rename the masks after the images, or say how the names go together: "
+        "folder:PATH?images=img/{name}.jpg&masks=gt/{name}_L.png",
+    ),
+    "SEG-D004": Fault(
+        "There is no layout of this name",
+        "The word before the colon of LAYOUT:PATH is not the name of a layout.",
+        "Take one of the names in the message, or give the path alone and let it be recognised.",
+    ),
+    "SEG-D005": Fault(
+        "The data set has no such split",
+        "The split asked for is not among those that the data set's folders or list files name.",
+        "Ask for one of the splits in the message, or add a folder or list file of that name.",
+    ),
+    "SEG-D006": Fault(
+        "A list of files cannot be used",
+        "A list file or manifest names files that are not there, or lacks the columns image and mask.",
+        "Correct the entries that the message gives; names count from the folder of the list.",
+    ),
+    "SEG-D007": Fault(
+        "The classes file cannot be read",
+        "classes.json, classes.txt or another file of class names has a form that is not understood.",
+        'Write a list of names, ["background", "road"], or names with their raw values or colours, '
+        '{"background": 0, "road": "#804080"}.',
+    ),
+    "SEG-D008": Fault(
+        "Image and mask differ in size",
+        "Every pixel of the image needs a label. A mask turned against its image usually means that one of them lost "
+        "its EXIF orientation.",
+        "Export the mask again at the image's size, with nearest-neighbour sampling; for lost EXIF orientation, "
+        "fullyconv check DATA --fix DIR turns the masks.",
+    ),
+    "SEG-D009": Fault(
+        "A file cannot be decoded",
+        "It is no picture, is cut short, or is of a kind that the reader does not know.",
+        "Copy or export the file again, or remove it together with its partner.",
+    ),
+    "SEG-D010": Fault(
+        "A mask holds a value that no class stands for",
+        "Each raw value or colour in a mask must stand for a class or for ignore. Training on an unknown one would "
+        "crash on a GPU, or teach the wrong class.",
+        "Add the value to classes.json, or let fullyconv check DATA --fix DIR write a copy in which it is ignored.",
+    ),
+    "SEG-D011": Fault(
+        "The file does not hold what is needed",
+        "The picture has another number of channels, or numbers outside the range that its kind allows.",
+        "Convert the file, or ask for the channels that it has.",
+    ),
+    "SEG-D012": Fault(
+        "Masks of 0 and 255 are read as class indices",
+        "255 normally means ignore, so class 1 would never be trained.",
+        "Let 255 stand for class 1: fullyconv check DATA --fix DIR writes such masks, or say so in classes.json: "
+        '{"background": 0, "foreground": 255}.',
+    ),
+    "SEG-D013": Fault(
+        "Masks look resampled or smoothed",
+        "Values lie between those of two classes along their border, as bilinear resizing, smoothed drawing or JPEG "
+        "compression leaves them.",
+        "Export the masks as PNG with nearest-neighbour sampling and without smoothing; of two classes coded 0 and 255, "
+        "and of coloured classes listed in classes.json, fullyconv check DATA --fix DIR writes a clean copy.",
+    ),
+    "SEG-D014": Fault(
+        "The classes file does not describe the masks",
+        "The colours or values that it lists occur in no mask, or in only a few pixels.",
+        "Correct the colours in the classes file; until then the colours found in the masks are the classes.",
+    ),
+    "SEG-D015": Fault(
+        "A class occurs in no mask",
+        "It cannot be learnt, and its score is undefined.",
+        "Label some, take the class out of the classes file, or ignore this warning.",
+    ),
+    "SEG-D016": Fault(
+        "A mask holds nothing but ignored pixels",
+        "Its image teaches nothing and counts in no score.",
+        "Take the pair out, or label it.",
+    ),
+    "SEG-D017": Fault(
+        "Image and mask carry different EXIF orientations",
+        "The image is turned on reading and its mask is not, or the other way round.",
+        "fullyconv check DATA --fix DIR turns masks of the image's stored size; otherwise write both without the tag.",
+    ),
+    "SEG-D018": Fault(
+        "The same image is in two splits",
+        "A model that has been trained on an image scores too well on it.",
+        "Take the duplicates out of one of the splits.",
+    ),
+    "SEG-D019": Fault(
+        "Grey and colour images are mixed",
+        "Both are read as RGB, but a model may learn to tell them apart instead of the classes.",
+        "Nothing needs to be done if new images will be mixed too.",
+    ),
+    "SEG-D020": Fault(
+        "The data set is tiny",
+        "With so few images the scores depend on chance.",
+        "Add images, or judge by several seeds.",
+    ),
+    "SEG-D021": Fault(
+        "Images or masks without a partner",
+        "They are left out of a folder's splits; a list that names them cannot be used as it is.",
+        "Add the missing files, or delete the widows.",
+    ),
+    "SEG-D022": Fault(
+        "The masks are no label maps",
+        "They hold hundreds of different values, as photographs, depth maps and instance maps do.",
+        "Point to the folder of class masks: folder:PATH?images=rgb/{name}.png&masks=classes/{name}.png",
+    ),
+    "SEG-D023": Fault(
+        "The output folder is not empty",
+        "Nothing is ever overwritten.",
+        "Name a folder that does not exist yet.",
+    ),
+    "SEG-D024": Fault(
+        "An optional package is missing",
+        "This kind of file needs a package that is not installed by default.",
+        "Install it with the command in the message.",
+    ),
     # E: evaluation and scores
     "SEG-E001": Fault(
         "The truth holds a value that is no class",
@@ -51,4 +185,45 @@ FAULTS: dict[str, Fault] = {
     # P: prediction
     # T: training
     # U: the command line
+    "SEG-U001": Fault(
+        "There is no such command",
+        "The first word after `fullyconv` names what to do, and this name is not among them.",
+        "`fullyconv --help` lists the commands.",
+    ),
+    "SEG-U002": Fault(
+        "The command has no such option",
+        "Options differ from command to command. Abbreviations are not accepted, so that scripts keep their meaning.",
+        "`fullyconv COMMAND --help` lists the options.",
+    ),
+    "SEG-U003": Fault(
+        "Something is missing, or one too many",
+        "The command needs a value that was not given, an option stands without its value, or there are more words "
+        "than it takes. A path with spaces counts as several words unless it is quoted.",
+        "Compare with the usage line of `fullyconv COMMAND --help`, and quote paths that hold spaces.",
+    ),
+    "SEG-U004": Fault(
+        "A value is not what the option takes",
+        "The option takes a number, one of a few words, or a list, and what was given is none of these.",
+        "Give what the message names; lists are written with commas, such as `288,384`.",
+    ),
+    "SEG-U005": Fault(
+        "There is no such error code",
+        "Codes look like SEG-D010: a letter for the part of the program, then three digits.",
+        "`fullyconv explain` lists all codes.",
+    ),
+    "SEG-U006": Fault(
+        "The configuration file cannot be used",
+        "It does not exist, is not YAML, or names an option that the command does not have.",
+        "Give a YAML file of `option: value` lines, such as the args.yaml of a run folder.",
+    ),
+    "SEG-U007": Fault(
+        "The operating system refused a file",
+        "The path does not exist, is not ours to read or write, or the disk is full.",
+        "Check the path, its permissions and the free space; nothing that was there before has been changed.",
+    ),
+    "SEG-U008": Fault(
+        "The output folder exists already",
+        "The command writes a new folder and never over an older result.",
+        "Name another folder with `--out`, or move the old one away.",
+    ),
 }

@@ -1,0 +1,7 @@
+"""`python -m fullyconv` is the command `fullyconv`."""
+
+import sys
+
+from fullyconv.cli import main
+
+sys.exit(main())
