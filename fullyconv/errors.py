@@ -104,8 +104,8 @@ FAULTS: dict[str, Fault] = {
         "Masks look resampled or smoothed",
         "Values lie between those of two classes along their border, as bilinear resizing, smoothed drawing or JPEG "
         "compression leaves them.",
-        "Export the masks as PNG with nearest-neighbour sampling and without smoothing; of two classes coded 0 and 255, "
-        "and of coloured classes listed in classes.json, fullyconv check DATA --fix DIR writes a clean copy.",
+        "Export the masks as PNG with nearest-neighbour sampling and without smoothing; of two classes coded 0 and "
+        "255, and of coloured classes listed in classes.json, fullyconv check DATA --fix DIR writes a clean copy.",
     ),
     "SEG-D014": Fault(
         "The classes file does not describe the masks",
@@ -181,9 +181,45 @@ FAULTS: dict[str, Fault] = {
         "Scores are counted pixel by pixel at the size of the truth; a resized prediction would be another number.",
         "Predict at the image's own size, or enlarge the prediction to it (nearest neighbour) before scoring.",
     ),
+    "SEG-E004": Fault(
+        "The data has classes that the model does not know",
+        "Model and data are matched by class name. A class that the model cannot predict would score 0 for a reason "
+        "that has nothing to do with the model's skill.",
+        "Name the classes alike (classes.json beside the data), evaluate on the kind of data that the model was "
+        "trained on, or train on this data.",
+    ),
+    "SEG-E005": Fault(
+        "A split cannot be scored",
+        "Scores compare predictions with the truth, and images of this split have no mask.",
+        "Choose a split that has masks (`--split`), or give the missing masks.",
+    ),
+    "SEG-E006": Fault(
+        "Predictions and truth cannot be matched",
+        "`score` matches masks by the names of their files. A truth without a prediction must not be left out, "
+        "or the score would be that of the easy images.",
+        "Give every true mask a prediction of the same name, in whatever format, or point TRUTH at a folder of just "
+        "the masks to be scored.",
+    ),
+    "SEG-E007": Fault(
+        "The folder for a report holds something else",
+        "A report replaces an earlier report as a whole; anything else in the folder would be lost.",
+        "Give `--out` a new folder.",
+    ),
+    "SEG-E008": Fault(
+        "Classes cannot be inferred from the true masks",
+        "Without `--data`, class i is the value i. Colours and very large values need a table of classes.",
+        "Give the dataset that the truth belongs to: `fullyconv score PREDICTIONS TRUTH --data DATA`.",
+    ),
     # M: models and model folders
     # P: prediction
     # T: training
+    "SEG-T030": Fault(
+        "A target holds a value that is no class",
+        "The loss met a mask value that is neither a class of the model nor the value to ignore. To skip it silently "
+        "would train on less than was labelled.",
+        "Give the model as many classes as the data, or map the value to a class or to ignore; `fullyconv check DATA` "
+        "lists every such mask.",
+    ),
     # U: the command line
     "SEG-U001": Fault(
         "There is no such command",

@@ -1,0 +1,418 @@
+"""Read and write images and masks: the only place that opens pictures.
+
+One EXIF policy: the Orientation tag is applied to images and masks alike, by `read_image`, `read_mask`, `read_raw_mask`
+and `image_size`. A mask that was written without the tag beside an image that has it therefore comes out turned
+against the image, and the doctor reports it.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Integer, Shaped
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+
+Array = np.ndarray[Any, Any]
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+MASK_SUFFIXES = IMAGE_SUFFIXES | {".mat"}
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow stretches grey PNGs of 2 and 4 bits to 0 ... 255; in a mask the sample itself is the class.
+STRETCH = {"L;2": 85, "L;4": 17}
+# Numbers too wide for Pillow's 8-bit modes.
+WIDE_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
+
+# Users name their own files, and images beyond Pillow's limit of 179 million pixels are this package's business.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, "c h w"]:
+    """One picture, upright.
+
+    Args:
+        path: Any file that Pillow reads; TIFFs of more bands than it knows are read with tifffile.
+        channels: 1 grey, 3 RGB (grey is repeated, alpha dropped, a palette resolved), 4 RGBA, None as the file has it.
+            Any other number must be the file's own count of bands. A TIFF of as many pages gives a page per band.
+
+    Returns:
+        uint8 in 0 ... 255; float32 in [0, 1] for files of 16 bits (divided by 65535) and of floating point. Pillow
+        reduces 16-bit RGB PNGs to 8 bits.
+
+    Raises:
+        FullyconvError: SEG-D009 if the file cannot be decoded, SEG-D011 if it has not the channels asked for, or
+            floating-point values outside [0, 1].
+    """
+    path = Path(path)
+    bands = _bands(path)
+    if bands is None:
+        with _opened(path) as image:
+            bands = _pixels(image, channels)
+    if channels is not None and len(bands) != channels:
+        bands = _with_channels(bands, channels, path)
+    return _unit_interval(torch.from_numpy(bands), path)
+
+
+def read_mask(path: str | Path, labels: LabelSet) -> Integer[Tensor, "h w"]:
+    """The class index, or `labels.ignore_index`, of each pixel of a mask file.
+
+    A set coded by colour reads palette files by their palette's colours; a set coded by number reads grey pictures
+    that were saved as RGB by their grey level.
+
+    Returns:
+        uint8, or int32 for more than 255 classes.
+
+    Raises:
+        FullyconvError: SEG-D010 if the mask holds a value or colour that no class stands for.
+    """
+    raw = read_raw_mask(path, colors=labels.coded_by_color)
+    if raw.ndim == 3 and not labels.coded_by_color:
+        raw = _single_channel(raw, Path(path))
+    try:
+        mask = labels.encode(raw)
+    except FullyconvError as error:
+        raise FullyconvError(error.code, f"{path} {error.message}") from None
+    return torch.from_numpy(mask if mask.dtype == np.uint8 else mask.astype(np.int32))
+
+
+def read_raw_mask(path: str | Path, *, colors: bool = False) -> Array:
+    """The numbers or colours of a mask file, upright and otherwise as stored.
+
+    What is a number: grey levels of 8 and 16 bits; the samples of grey PNGs of 1, 2 and 4 bits (0 ... 1, 3, 15, not
+    stretched to 255); the indices of a palette in colour, as PASCAL VOC's; `Segmentation` in the .mat files of VOC's
+    tools, SBD and CrackForest. What is a colour: RGB and RGBA (alpha is dropped), and the palette of a GIF, whose
+    indices every encoder orders anew. A palette of nothing but greys is an 8-bit grey picture stored compactly, and
+    gives its grey levels.
+
+    Args:
+        path: A file whose name ends in one of `MASK_SUFFIXES`.
+        colors: Give colours in any case: a palette's, and greys as (v, v, v).
+
+    Returns:
+        Integers `(H, W)`, or uint8 colours `(H, W, 3)`.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".mat":
+        raw = _read_mat(path)
+    else:
+        with _opened(path) as image:
+            raw = _raw_pixels(image, colors, path)
+    if colors and raw.ndim == 2:
+        return np.repeat(raw.astype(np.uint8)[..., None], 3, axis=2)
+    return raw
+
+
+def write_mask(path: str | Path, mask: Array | Tensor, labels: LabelSet) -> None:
+    """Write class indices `(H, W)` as a PNG that shows its classes in colour; 16-bit grey above 256 values.
+
+    The file appears whole or not at all: it is written beside its place and renamed.
+    """
+    values = np.asarray(mask)
+    if labels.ignore_index == 255:
+        image = Image.fromarray(values.astype(np.uint8))
+        image.putpalette(labels.palette())
+    else:
+        image = Image.fromarray(values.astype(np.uint16))
+    write_picture(path, image)
+
+
+def write_picture(path: str | Path, image: Image.Image) -> None:
+    """Write a picture in the format of its suffix, whole or not at all."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:100]}-", suffix=path.suffix)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, Image.registered_extensions()[path.suffix.lower()])
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels, upright; only the header is read."""
+    path = Path(path)
+    if path.suffix.lower() == ".mat":
+        height, width = _read_mat(path).shape
+        return height, width
+    bands = _bands(path)
+    if bands is not None:
+        return bands.shape[1], bands.shape[2]
+    with _opened(path) as image:
+        # Pillow turns TIFFs by itself, and says so in `size` already.
+        sideways = orientation(image) >= 5 and image.format != "TIFF"
+        return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's Orientation of an opened picture, 1 (upright) to 8; 1 if the tag is absent or nonsense.
+
+    A PNG counts only if its eXIf chunk comes before the pixels, so that the header alone tells.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    tag = image.getexif().get(ORIENTATION, 1)
+    return tag if tag in TURNS else 1
+
+
+def palette_colors(path: str | Path) -> list[tuple[int, int, int]] | None:
+    """The colours of a picture's palette in order of their index; None if it has none in colour."""
+    with _opened(Path(path)) as image:
+        if image.mode not in {"P", "PA"} or image.format == "GIF":
+            return None
+        palette = _palette(image)
+        return None if _is_grey(palette) else [(int(r), int(g), int(b)) for r, g, b in palette]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, with every way in which it can fail to decode turned into SEG-D009."""
+    try:
+        # By file, not by name: of a named TIFF that lies on its side Pillow 13 maps the pixels with height and width
+        # swapped, and scrambles them.
+        with path.open("rb") as file, Image.open(file) as image:
+            yield image
+    except FullyconvError:
+        raise
+    except FileNotFoundError:
+        raise FullyconvError("SEG-D001", f"there is no file {path}") from None
+    except UnidentifiedImageError:
+        raise FullyconvError("SEG-D009", f"{path} is not a picture that Pillow knows ({_first_bytes(path)})") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
+
+
+def _first_bytes(path: Path) -> str:
+    size = path.stat().st_size
+    if not size:
+        return "the file is empty"
+    with path.open("rb") as file:
+        return f"{size} bytes, beginning {file.read(8)!r}"
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    tag = 1 if image.format == "TIFF" else orientation(image)  # Pillow turns TIFFs by itself as it loads them
+    return image.transpose(TURNS[tag]) if tag != 1 else image
+
+
+def _pixels(image: Image.Image, channels: int | None) -> Array:
+    """The picture `(C, H, W)`, converted where Pillow knows how."""
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    if pages > 1 and (channels == pages or channels not in {1, 3, 4}):
+        return _pages(image)
+    image = _upright(image)
+    if image.mode not in WIDE_MODES:
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels or 0) or _stored_mode(image)
+        if image.mode != mode:
+            image = image.convert(mode)
+    return _planes(image)
+
+
+def _planes(image: Image.Image) -> Array:
+    """The bands `(C, H, W)` in the machine's own byte order, the only one that torch knows.
+
+    Pillow takes bands apart in 0.5 ms where numpy needs 1.2 for array and transpose (683x512).
+    """
+    bands = np.stack([np.asarray(band) for band in image.split()])
+    return bands.astype(bands.dtype.newbyteorder("="), copy=False)
+
+
+def _stored_mode(image: Image.Image) -> str:
+    if image.mode in {"1", "L", "LA", "La"}:
+        return "L"
+    if image.mode in {"RGBA", "RGBa", "PA"} or "transparency" in image.info:
+        return "RGBA"
+    return "RGB"
+
+
+def _pages(image: Image.Image) -> Array:
+    """The pages of a TIFF as bands: `(pages, H, W)`, or more if the pages have several bands each."""
+    pages = []
+    for number in range(image.n_frames):  # type: ignore[attr-defined]
+        image.seek(number)
+        pages.append(_planes(_upright(image)))
+    if len({page.shape for page in pages}) > 1:
+        sizes = ", ".join(f"{page.shape[2]}x{page.shape[1]}" for page in pages[:4])
+        raise ValueError(f"its {len(pages)} pages differ in size ({sizes}), so they are not bands of one picture")
+    return np.concatenate(pages)
+
+
+def _bands(path: Path) -> Array | None:
+    """A TIFF that Pillow does not know, such as one of five bands, `(C, H, W)`; None for every other file."""
+    if path.suffix.lower() not in {".tif", ".tiff"} or not path.is_file():
+        return None
+    try:
+        with Image.open(path):
+            return None
+    except UnidentifiedImageError:
+        pass
+    except (OSError, SyntaxError, ValueError):
+        return None
+    try:
+        import tifffile  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise FullyconvError(
+            "SEG-D024",
+            f"{path} is a TIFF beyond what Pillow reads; for TIFFs of many bands: pip install 'fullyconv[geo]'",
+        ) from None
+    try:
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            bands = np.asarray(series.asarray())
+            axes = str(series.axes)
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError) as error:
+        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
+    if bands.ndim not in {2, 3}:
+        raise FullyconvError("SEG-D011", f"{path} has the axes {axes} {bands.shape}; expected height, width, bands")
+    if bands.ndim == 2:
+        bands = bands[None]
+    elif axes[0] == "Y":
+        bands = bands.transpose(2, 0, 1)
+    return np.ascontiguousarray(bands, bands.dtype.newbyteorder("="))
+
+
+def _with_channels(bands: Array, channels: int, path: Path) -> Array:
+    """Wide grey repeated to RGB or RGBA, alpha dropped; everything else has no honest conversion."""
+    have = len(bands)
+    if have == 4 and channels == 3:
+        return bands[:3]
+    if have != 1 or channels not in {3, 4}:
+        raise FullyconvError("SEG-D011", f"{path} has {have} channels, not {channels}; ask for {have} instead")
+    opaque = np.full_like(bands, 1 if bands.dtype.kind == "f" else np.iinfo(bands.dtype).max)
+    return np.concatenate([bands, bands, bands, opaque][:channels])
+
+
+def _unit_interval(tensor: Tensor, path: Path) -> Tensor:
+    if tensor.dtype == torch.uint8:
+        return tensor
+    if tensor.dtype == torch.uint16:
+        return tensor.to(torch.int32).to(torch.float32) / 65535
+    low, high = float(tensor.amin()), float(tensor.amax())
+    if not tensor.is_floating_point() and low >= 0 and high <= 65535:
+        return tensor.to(torch.float32) / 65535
+    if tensor.is_floating_point() and low >= 0 and high <= 1:
+        return tensor.to(torch.float32)
+    expected = "[0, 1]" if tensor.is_floating_point() else "0 ... 65535"
+    raise FullyconvError(
+        "SEG-D011",
+        f"{path} holds values from {low:g} to {high:g}, expected {expected}; rescale it, or save it as uint16",
+    )
+
+
+def _raw_pixels(image: Image.Image, colors: bool, path: Path) -> Array:
+    tiles = getattr(image, "tile", [])
+    stretch = STRETCH.get(str(tiles[0].args), 1) if tiles and not colors else 1
+    if image.mode in {"P", "PA"}:
+        return _palette_pixels(image, colors)
+    if (image.mode == "1" and colors) or image.mode in {"LA", "La"}:
+        return np.array(_upright(image).convert("L"))
+    if image.mode not in {"1", "L", "RGB"} | WIDE_MODES:
+        return np.array(_upright(image).convert("RGB"))
+    pixels = np.array(_upright(image))
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8)
+    if pixels.dtype.kind == "f":
+        return _whole_numbers(pixels, path)
+    return pixels // np.uint8(stretch) if stretch > 1 else pixels
+
+
+def _whole_numbers(pixels: Array, path: Path) -> Array:
+    whole = np.nan_to_num(pixels).astype(np.int64)
+    if not np.array_equal(whole, pixels):
+        raise FullyconvError("SEG-D011", f"{path} holds fractions; a mask needs whole numbers, one per class")
+    return whole
+
+
+def _palette_pixels(image: Image.Image, colors: bool) -> Array:
+    is_gif = image.format == "GIF"
+    image = _upright(image)
+    indices = np.array(image)
+    if indices.ndim == 3:
+        indices = indices[..., 0]
+    palette = _palette(image)
+    if _is_grey(palette):
+        return np.asarray(palette[indices][..., 0])
+    return palette[indices] if colors or is_gif else indices
+
+
+def _palette(image: Image.Image) -> Array:
+    """The 256 RGB entries of a palette `(256, 3)`; entries that the file leaves out repeat its last."""
+    image.load()
+    stored = np.array(image.getpalette("RGB") or [0, 0, 0], np.uint8).reshape(-1, 3)
+    return np.pad(stored[:256], ((0, max(0, 256 - len(stored))), (0, 0)), mode="edge")
+
+
+def _is_grey(colors: Array) -> bool:
+    return bool((colors[..., 0] == colors[..., 1]).all() and (colors[..., 1] == colors[..., 2]).all())
+
+
+def _single_channel(raw: Array, path: Path) -> Array:
+    if not _is_grey(raw):
+        first = raw[(raw != raw[..., :1]).any(axis=2)][0]
+        raise FullyconvError(
+            "SEG-D010",
+            f"{path} holds colours, such as #{first[0]:02X}{first[1]:02X}{first[2]:02X}, but the classes are numbers; "
+            "list the colours in classes.json, or convert the masks with fullyconv check --fix",
+        )
+    return raw[..., 0]
+
+
+def _read_mat(path: Path) -> Array:
+    try:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+    except ImportError:
+        raise FullyconvError(
+            "SEG-D024", f"{path} is a MATLAB file; to read those: pip install 'fullyconv[mat]'"
+        ) from None
+    try:
+        variables = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+    except FileNotFoundError:
+        raise FullyconvError("SEG-D001", f"there is no file {path}") from None
+    except (MatReadError, ValueError, TypeError, OSError, NotImplementedError) as error:
+        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
+    found = list(_label_arrays(variables))
+    if len(found) != 1:
+        held = ", ".join(variables) or "nothing"
+        raise FullyconvError(
+            "SEG-D011", f"{path} holds {held}: {len(found)} label maps were found in it, expected exactly one"
+        )
+    return found[0]
+
+
+def _label_arrays(variables: dict[str, Any]) -> Iterator[Array]:
+    """The label maps in a .mat file: the field `Segmentation` of its structs, else its 2-D arrays of integers."""
+    structs = [value for value in variables.values() if value.dtype.names]
+    for struct in structs:
+        if "Segmentation" in struct.dtype.names:
+            yield from (np.asarray(entry) for entry in struct["Segmentation"].ravel())
+    if not structs:
+        yield from (value for value in variables.values() if value.ndim == 2 and value.dtype.kind in "ui")
+
+
+def _umask() -> int:
+    """The mask of permissions for new files, which can only be read by setting it."""
+    current = os.umask(0o022)
+    os.umask(current)
+    return current

@@ -1,0 +1,279 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fullyconv.errors import FAULTS, FullyconvError
+from fullyconv.images import (
+    image_size,
+    palette_colors,
+    read_image,
+    read_mask,
+    read_raw_mask,
+    write_mask,
+    write_picture,
+)
+from fullyconv.labels import LabelSet
+
+LETTER = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], np.uint8)  # an F: every turn of it looks different
+BINARY = LabelSet(("background", "foreground"))
+
+
+def upright_by_hand(array: np.ndarray[Any, Any], tag: int) -> np.ndarray[Any, Any]:
+    """The meaning of the tag in the EXIF standard: where the stored row 0 and column 0 belong."""
+    return {
+        1: lambda a: a,
+        2: np.fliplr,  # row 0 top, column 0 right
+        3: lambda a: np.rot90(a, 2),  # bottom, right
+        4: np.flipud,  # bottom, left
+        5: lambda a: a.swapaxes(0, 1),  # left, top
+        6: lambda a: np.rot90(a, -1),  # right, top
+        7: lambda a: np.rot90(a.swapaxes(0, 1), 2),  # right, bottom
+        8: np.rot90,  # left, bottom
+    }[tag](array)
+
+
+def with_tag(tag: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    return exif
+
+
+def grey_png(bits: int, rows: list[bytes], width: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+def test_orientation_turns_image_and_mask_alike(tmp_path: Path, tag: int, suffix: str) -> None:
+    mode = "RGB" if suffix == ".webp" else "L"
+    image = Image.fromarray(LETTER * 255).convert(mode)
+    image.save(tmp_path / f"a{suffix}", exif=with_tag(tag), lossless=True)
+    expected = upright_by_hand(LETTER * 255, tag)
+    assert np.array_equal(read_image(tmp_path / f"a{suffix}", channels=1)[0].numpy(), expected)
+    raw = read_raw_mask(tmp_path / f"a{suffix}")
+    assert np.array_equal(raw if raw.ndim == 2 else raw[..., 0], expected)
+    assert image_size(tmp_path / f"a{suffix}") == expected.shape
+
+
+def test_orientation_turns_photographs(tmp_path: Path) -> None:
+    photo = np.kron(LETTER * 255, np.ones((16, 16), np.uint8))
+    Image.fromarray(photo).save(tmp_path / "a.jpg", exif=with_tag(6), quality=95)
+    turned = read_image(tmp_path / "a.jpg", channels=1)[0].numpy()
+    assert turned.shape == image_size(tmp_path / "a.jpg") == (48, 64)
+    assert np.array_equal(turned > 127, np.rot90(photo, -1) > 127)
+
+
+def test_orientation_turns_wide_masks_too(tmp_path: Path) -> None:
+    wide = LETTER.astype(np.uint16) * 300
+    Image.fromarray(wide).save(tmp_path / "a.png", exif=with_tag(8))
+    assert np.array_equal(read_raw_mask(tmp_path / "a.png"), np.rot90(wide))
+
+
+def test_palette_in_colour_is_an_index(tmp_path: Path) -> None:
+    write_mask(tmp_path / "a.png", LETTER, BINARY)
+    assert np.array_equal(read_raw_mask(tmp_path / "a.png"), LETTER)
+    colors = read_raw_mask(tmp_path / "a.png", colors=True)
+    assert colors[0, 0].tolist() == [128, 0, 0]
+    assert (palette_colors(tmp_path / "a.png") or [])[:2] == [(0, 0, 0), (128, 0, 0)]
+
+
+def test_palette_of_greys_is_a_grey_level(tmp_path: Path) -> None:
+    image = Image.fromarray(1 - LETTER)
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(read_raw_mask(tmp_path / "a.png"), LETTER * 255)
+    assert palette_colors(tmp_path / "a.png") is None
+
+
+def test_gif_of_two_levels_keeps_them(tmp_path: Path) -> None:
+    Image.fromarray(LETTER * 255).save(tmp_path / "a.gif")
+    assert np.array_equal(read_raw_mask(tmp_path / "a.gif"), LETTER * 255)
+
+
+def test_gif_in_colour_gives_colours(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)).save(tmp_path / "a.gif")
+    assert read_raw_mask(tmp_path / "a.gif").tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "expected"), [(1, b"\xa0", [1, 0, 1]), (2, b"\x6c", [1, 2, 3]), (4, b"\x1f\x20", [1, 15, 2])]
+)
+def test_small_grey_samples_are_not_stretched(tmp_path: Path, bits: int, row: bytes, expected: list[int]) -> None:
+    (tmp_path / "a.png").write_bytes(grey_png(bits, [row], width=3))
+    assert read_raw_mask(tmp_path / "a.png").tolist() == [expected]
+
+
+def test_mask_of_wide_numbers(tmp_path: Path) -> None:
+    wide = np.array([[0, 300], [65535, 7]], np.uint16)
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    Image.fromarray(wide).save(tmp_path / "a.tif")
+    assert np.array_equal(read_raw_mask(tmp_path / "a.png"), wide)
+    assert np.array_equal(read_raw_mask(tmp_path / "a.tif"), wide)
+
+
+def test_mask_of_fractions_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0.5]], np.float32)).save(tmp_path / "a.tif")
+    Image.fromarray(np.array([[2.0]], np.float32)).save(tmp_path / "b.tif")
+    assert read_raw_mask(tmp_path / "b.tif").tolist() == [[2]]
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*a\.tif holds fractions"):
+        read_raw_mask(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_coloured_classes_are_read_from_every_mode(tmp_path: Path, mode: str) -> None:
+    labels = LabelSet(("sky", "road"), table=(((0, 0, 255), 0), ((128, 64, 128), 1), ((0, 0, 0), 255)))
+    colors = np.array([[[0, 0, 255], [128, 64, 128]], [[0, 0, 0], [0, 0, 255]]], np.uint8)
+    image = Image.fromarray(colors)
+    (image.quantize() if mode == "P" else image.convert(mode)).save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png", labels).tolist() == [[0, 1], [255, 0]]
+
+
+def test_grey_file_among_coloured_ones_is_read_as_colours(tmp_path: Path) -> None:
+    labels = LabelSet(("black", "white"), table=(((0, 0, 0), 0), ((255, 255, 255), 1)))
+    Image.fromarray(LETTER * 255).save(tmp_path / "a.png")
+    Image.fromarray(LETTER * 255).convert("1").save(tmp_path / "b.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png", labels).numpy(), LETTER)
+    assert np.array_equal(read_mask(tmp_path / "b.png", labels).numpy(), LETTER)
+
+
+def test_numbers_saved_as_rgb_are_read_as_numbers(tmp_path: Path) -> None:
+    Image.fromarray(LETTER).convert("RGB").save(tmp_path / "a.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png", BINARY).numpy(), LETTER)
+
+
+def test_colours_for_classes_coded_by_number_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[[0, 0, 0], [1, 2, 3]]], np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(FullyconvError, match=r"SEG-D010  .*a\.png holds colours, such as #010203"):
+        read_mask(tmp_path / "a.png", BINARY)
+
+
+def test_illegal_value_names_the_file(tmp_path: Path) -> None:
+    Image.fromarray(LETTER * 9).save(tmp_path / "a.png")
+    with pytest.raises(FullyconvError, match=r"SEG-D010  .*a\.png holds values .*: 9 \(7 pixels\)"):
+        read_mask(tmp_path / "a.png", BINARY)
+
+
+def test_mat_files_of_sbd_and_crackforest(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    savemat(tmp_path / "a.mat", {"GTcls": {"Segmentation": LETTER, "Boundaries": np.zeros(3)}})
+    savemat(tmp_path / "b.mat", {"labels": LETTER})
+    savemat(tmp_path / "c.mat", {"one": LETTER, "two": LETTER})
+    assert np.array_equal(read_raw_mask(tmp_path / "a.mat"), LETTER)
+    assert np.array_equal(read_raw_mask(tmp_path / "b.mat"), LETTER)
+    assert image_size(tmp_path / "a.mat") == (4, 3)
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*c\.mat holds one, two"):
+        read_raw_mask(tmp_path / "c.mat")
+    (tmp_path / "d.mat").write_bytes(b"no matrix")
+    with pytest.raises(FullyconvError, match=r"SEG-D009  .*d\.mat"):
+        read_raw_mask(tmp_path / "d.mat")
+
+
+def test_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
+    with pytest.raises(FullyconvError, match=r"SEG-D024  .*pip install 'fullyconv\[mat\]'"):
+        read_raw_mask(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_channels_are_what_was_asked(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray(LETTER * 255)
+    image = Image.fromarray(LETTER.astype(np.uint16) * 65535) if mode == "I;16" else grey.convert(mode)
+    image.save(tmp_path / "a.tif")
+    for channels in (1, 3, 4):
+        pixels = read_image(tmp_path / "a.tif", channels=channels)
+        assert pixels.shape == (channels, 4, 3)
+        full = 1.0 if mode == "I;16" else 255
+        assert np.array_equal(pixels[0].numpy(), LETTER * np.array(full, pixels.numpy().dtype))
+    stored = {"1": 1, "L": 1, "LA": 1, "I;16": 1, "RGBA": 4}.get(mode, 3)
+    assert len(read_image(tmp_path / "a.tif", channels=None)) == stored
+
+
+def test_wide_images_come_in_the_unit_interval(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 13107, 65535]], np.uint16)).save(tmp_path / "a.png")
+    Image.fromarray(np.array([[0, 0.25, 1]], np.float32)).save(tmp_path / "a.tif")
+    assert torch.allclose(read_image(tmp_path / "a.png", channels=1)[0, 0], torch.tensor([0, 0.2, 1]))
+    assert read_image(tmp_path / "a.tif")[:, 0].tolist() == [[0, 0.25, 1]] * 3
+
+
+def test_floats_outside_the_unit_interval_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 300]], np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*a\.tif holds values from 0 to 300, expected \[0, 1\]"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_pages_of_a_tiff_are_bands(tmp_path: Path) -> None:
+    pages = [Image.fromarray(LETTER + number) for number in range(5)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    bands = read_image(tmp_path / "a.tif", channels=5)
+    assert [int(band[0, 0]) for band in bands] == [1, 2, 3, 4, 5]
+    assert read_image(tmp_path / "a.tif", channels=None).shape == (5, 4, 3)
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*has 5 channels, not 6; ask for 5"):
+        read_image(tmp_path / "a.tif", channels=6)
+
+
+def test_tiff_of_many_bands(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed (extra: geo)")
+    bands = np.arange(60, dtype=np.uint8).reshape(4, 3, 5)
+    tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
+    assert np.array_equal(read_image(tmp_path / "a.tif", channels=5).numpy(), bands.transpose(2, 0, 1))
+    assert image_size(tmp_path / "a.tif") == (4, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", None])
+def test_what_cannot_be_decoded_names_the_file(tmp_path: Path, content: bytes | None) -> None:
+    if content is None:  # cut short
+        buffer = io.BytesIO()
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, "PNG")
+        content = buffer.getvalue()[:3000]
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (read_image, read_raw_mask):
+        with pytest.raises(FullyconvError, match=r"SEG-D009  .*a\.png"):
+            read(tmp_path / "a.png")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    for read in (read_image, read_raw_mask, image_size):
+        with pytest.raises(FullyconvError, match=r"SEG-D001  there is no file .*a\.png"):
+            read(tmp_path / "a.png")
+
+
+def test_written_masks_are_read_back(tmp_path: Path) -> None:
+    mask = torch.tensor([[0, 1], [255, 1]], dtype=torch.uint8)
+    write_mask(tmp_path / "a.png", mask, BINARY)
+    assert torch.equal(read_mask(tmp_path / "a.png", BINARY), mask)
+
+
+def test_more_classes_than_a_byte_holds(tmp_path: Path) -> None:
+    labels = LabelSet(tuple(f"class {i}" for i in range(300)))
+    mask = torch.tensor([[0, 299], [65535, 255]], dtype=torch.int32)
+    write_mask(tmp_path / "a.png", mask, labels)
+    assert torch.equal(read_mask(tmp_path / "a.png", labels), mask)
+
+
+def test_failed_writing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="cannot write mode F"):
+        write_picture(tmp_path / "a.png", Image.fromarray(np.zeros((2, 2), np.float32)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_written_files_have_usual_permissions(tmp_path: Path) -> None:
+    write_mask(tmp_path / "a.png", LETTER, BINARY)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_every_data_fault_has_an_entry() -> None:
+    assert {f"SEG-D{number:03}" for number in range(1, 25)} <= set(FAULTS)
