@@ -1,0 +1,191 @@
+"""Charts of a run: curves over the steps, a bar per class, the confusion matrix. matplotlib stays in here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fullyconv.labels import Color
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = np.ndarray[Any, Any]
+
+INK, QUIET, ACCENT, SECOND = "#222222", "#8a8a8a", "#2563b0", "#c2571a"
+SCORES = {
+    "mean_iou": (ACCENT, "mean IoU"),
+    "pixel_accuracy": (SECOND, "pixel accuracy"),
+    "mean_accuracy": ("#6a51a3", "mean accuracy"),
+    "frequency_weighted_iou": ("#3a8a5c", "frequency weighted IoU"),
+}
+MOST_NUMBERS = 25  # classes up to which each cell of a confusion matrix carries its number
+
+
+def class_bars(values: Array, names: Sequence[str], colors: Sequence[Color]) -> "Figure":
+    """A bar per class, the best on top, in the class's colour, with its number; classes without a value say so.
+
+    Args:
+        values: Fractions `(K,)` in [0, 1]; NaN for a class without pixels.
+        names: One per class.
+        colors: One per class.
+    """
+    order = sorted(range(len(values)), key=lambda index: (not math.isnan(values[index]), values[index]))
+    size = _text_size(len(values))
+    figure = _figure(7.5, 0.9 + len(values) * size * 0.021)
+    axes = figure.subplots()
+    for place, index in enumerate(order):
+        value = values[index]
+        known = not math.isnan(value)
+        axes.barh(
+            place,
+            100 * value if known else 0,
+            height=0.72,
+            color=tuple(channel / 255 for channel in colors[index]),
+            edgecolor=QUIET,
+            linewidth=0.6,
+        )
+        text = f"{100 * value:.1f}" if known else "in neither truth nor prediction"
+        axes.text(100 * value + 1 if known else 1, place, text, va="center", fontsize=size, color=INK)
+    axes.set_yticks(range(len(order)), [_short(names[index]) for index in order], fontsize=size)
+    axes.set_ylim(-0.7, len(order) - 0.3)
+    axes.set_xlim(0, 108)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("IoU, percent")
+    if not np.isnan(values).all():
+        mean = 100 * float(np.nanmean(values))
+        axes.axvline(mean, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+        axes.set_title(f"mean IoU {mean:.1f}", loc="left", fontsize=11)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def confusion(counts: Array, names: Sequence[str]) -> "Figure":
+    """Where the pixels of each true class went: rows in percent, which add up to 100.
+
+    Args:
+        counts: Pixel counts `(K, K)`, row target, column pred.
+        names: One per class.
+    """
+    total = counts.sum(1, keepdims=True)
+    share = np.divide(100 * counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    classes = len(names)
+    size = _text_size(classes)
+    side = max(3.2, classes * (0.42 if classes <= MOST_NUMBERS else size * 0.021))
+    figure = _figure(side + 2.2, side + 1.5)
+    axes = figure.subplots()
+    # The square root keeps a confusion of a few percent visible beside the diagonal.
+    picture = axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=10)
+    if classes <= MOST_NUMBERS:
+        for row, column in np.argwhere(share >= 0.5):
+            value = share[row, column]
+            shade = "white" if value > 40 else INK
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=size - 1, color=shade)
+    short = [_short(name) for name in names]
+    axes.set_xticks(range(classes), short, rotation=90, fontsize=size)
+    axes.set_yticks(range(classes), short, fontsize=size)
+    axes.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    for row in np.flatnonzero(total[:, 0] == 0):
+        axes.axhspan(row - 0.5, row + 0.5, color="#e4e4e4", zorder=2)
+    bar = figure.colorbar(picture, shrink=min(1.0, 3.2 / side), pad=0.02)
+    bar.set_ticks([math.sqrt(value) for value in (0, 1, 10, 25, 50, 100)], labels=["0", "1", "10", "25", "50", "100"])
+    bar.set_label("percent of the true class")
+    return figure
+
+
+def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Loss, learning rate and scores over the steps of a run.
+
+    Args:
+        records: The lines of metrics.jsonl: kind "train" with step, loss, lr; kind "validation" with step and scores.
+    """
+    training = [record for record in records if record.get("kind") == "train"]
+    validations = [record for record in records if record.get("kind") == "validation"]
+    figure = _figure(7.5, 7.2)
+    loss_axes, rate_axes, score_axes = figure.subplots(3, sharex=True, height_ratios=(3, 1.2, 3))
+    steps, losses = _series(training, "loss")
+    loss_axes.plot(steps, losses, color=ACCENT, alpha=0.25, linewidth=0.8)
+    loss_axes.plot(steps, _smoothed(losses), color=ACCENT, linewidth=1.6)
+    if len(losses) and np.nanmin(losses) > 0:
+        loss_axes.set_yscale("log")
+        _plain_ticks(loss_axes)
+    loss_axes.set_title("training loss", loc="left", fontsize=11)
+    rate_axes.plot(*_series(training, "lr"), color=QUIET, linewidth=1.4)
+    rate_axes.set_title("learning rate", loc="left", fontsize=11)
+    rate_axes.set_ylim(bottom=0)
+    for name, (color, title) in SCORES.items():
+        steps, values = _series(validations, name)
+        if len(values):
+            score_axes.plot(steps, 100 * values, color=color, linewidth=1.6, marker="o", markersize=3, label=title)
+    steps, values = _series(validations, "mean_iou")
+    if len(values) and not np.isnan(values).all():
+        best = int(np.nanargmax(values))
+        score_axes.plot(steps[best], 100 * values[best], "o", markersize=8, markerfacecolor="none", color=ACCENT)
+        score_axes.annotate(
+            f"best {100 * values[best]:.1f}",
+            (steps[best], 100 * values[best]),
+            xytext=(0, -14),
+            textcoords="offset points",
+            ha="center",
+            color=ACCENT,
+            fontsize=9,
+        )
+        score_axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right")
+    score_axes.set_title("validation scores, percent", loc="left", fontsize=11)
+    score_axes.set_xlabel("step")
+    for axes in (loss_axes, rate_axes, score_axes):
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+    return figure
+
+
+def save(figure: "Figure", file: str | Path) -> None:
+    """Writes a chart as PNG, at twice the density of a plain screen."""
+    figure.savefig(file, dpi=144, facecolor="white")
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure, sizes in inches, without a window and without pyplot's global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[Array, Array]:
+    rows = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+    steps, values = zip(*rows, strict=True) if rows else ((), ())
+    return np.array(steps, np.float64), np.array(values, np.float64)
+
+
+def _smoothed(values: Array) -> Array:
+    """The running mean over a fiftieth of the series on each side, shorter at its ends."""
+    reach = len(values) // 50
+    total = np.concatenate(([0.0], np.cumsum(values)))
+    places = np.arange(len(values))
+    first, last = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
+    return np.asarray((total[last] - total[first]) / (last - first))
+
+
+def _plain_ticks(axes: "Axes") -> None:
+    """Writes the numbers of a logarithmic axis as people do: 0.2, not 2 x 10^-1."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _text_size(classes: int) -> float:
+    """Points of a class's name: 9, and smaller where there are many."""
+    return 9.0 if classes <= 40 else 6.5
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else name[:23] + "…"

@@ -1,0 +1,443 @@
+"""A whole dataset scored: `evaluate` a model through the public predict path, `score` masks from any tool."""
+
+import csv
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from PIL import Image
+from torch import Tensor
+
+from fullyconv import charts, drawing, images, metrics
+from fullyconv.artefact import replace_folder
+from fullyconv.datasets import Dataset, Pair, open_dataset
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.mask_folders import holds_indices, inferred_labels, matched, read_prediction
+from fullyconv.prediction import Segmenter, load
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 4  # images decoded while the network computes
+WORST = 8  # pictures of the images with the lowest mean IoU
+WRITTEN = {"report.json", "per_class.csv", "per_image.csv", "confusion.csv", "plots", "worst", "report.html"}
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was counted over some images. Tallies of parts add up to the tally of the whole.
+
+    Args:
+        confusion: Pixel counts, row target, column pred.
+        names: One name per image.
+        per_image: `metrics.class_counts` of each image: pixels hit, in the truth, predicted.
+    """
+
+    confusion: Int64[Tensor, "k k"]
+    names: tuple[str, ...]
+    per_image: Int64[Tensor, "n 3 k"]
+
+    def __add__(self, other: "Tally") -> "Tally":
+        per_image = torch.cat((self.per_image, other.per_image))
+        return Tally(self.confusion + other.confusion, self.names + other.names, per_image)
+
+
+@dataclass(frozen=True)
+class View:
+    """One image of a report, to look at: picture `(H, W, 3)` if there is one, truth and prediction `(H, W)`."""
+
+    image: np.ndarray[Any, Any] | None
+    target: np.ndarray[Any, Any]
+    pred: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The scores of a dataset, and what they were counted from.
+
+    Args:
+        labels: The classes that were scored.
+        tally: The counts.
+        title: What was scored on what.
+        view: Gives the image of an index, for the pictures of the worst.
+    """
+
+    labels: LabelSet
+    tally: Tally
+    title: str
+    view: Callable[[int], View]
+
+    @property
+    def confusion(self) -> Int64[Tensor, "k k"]:
+        """Pixel counts, row target, column pred."""
+        return self.tally.confusion
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The paper's four scores, fractions in [0, 1]."""
+        return metrics.scores(self.confusion)
+
+    def per_image(self) -> list[tuple[str, float]]:
+        """Each image's name and its own mean IoU, the worst first; NaN, for an image without a counted pixel, last."""
+        values = metrics.iou_of_counts(self.tally.per_image).nanmean(-1).tolist()
+        return sorted(zip(self.tally.names, values, strict=True), key=lambda row: (math.isnan(row[1]), row[1], row[0]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a score that does not exist is None."""
+        iou, accuracy = metrics.iou(self.confusion).tolist(), metrics.accuracy(self.confusion).tolist()
+        pixels = self.confusion.sum(1).tolist()
+        values = {
+            **self.scores,
+            "classes": [
+                {"name": name, "iou": iou[index], "accuracy": accuracy[index], "pixels": pixels[index]}
+                for index, name in enumerate(self.labels.names)
+            ],
+            "conventions": metrics.conventions(self.confusion, self.tally.per_image),
+            "mean_iou_interval": list(metrics.mean_iou_interval(self.tally.per_image)),
+            "images": len(self.tally.names),
+            "title": self.title,
+        }
+        return _without_nan(values)  # type: ignore[no-any-return]
+
+    def write(self, folder: str | Path) -> None:
+        """Writes the folder of a report, whole or not at all; an earlier report there is replaced.
+
+        `report.json`, `per_class.csv`, `per_image.csv`, `confusion.csv`, `plots/` and `worst/`.
+        """
+        folder = Path(folder)
+        refuse_foreign(folder)
+        fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            (fresh / "plots").mkdir(parents=True)
+            (fresh / "worst").mkdir()
+            self._write_tables(fresh)
+            self._write_plots(fresh / "plots")
+            self._write_worst(fresh / "worst")
+            replace_folder(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def __str__(self) -> str:
+        """Tables for the terminal: each class, the four scores, the other conventions."""
+        from rich.console import Console
+
+        console = Console(width=min(100, shutil.get_terminal_size().columns), highlight=False)
+        with console.capture() as captured:
+            for part in _tables(self.to_json()):
+                console.print(part)
+        return captured.get().rstrip()
+
+    def _write_tables(self, folder: Path) -> None:
+        values = self.to_json()
+        (folder / "report.json").write_text(json.dumps(values, indent=2) + "\n")
+        _write_csv(
+            folder / "per_class.csv",
+            ["name", "iou", "accuracy", "pixels"],
+            ([row["name"], row["iou"], row["accuracy"], row["pixels"]] for row in values["classes"]),
+        )
+        _write_csv(folder / "per_image.csv", ["name", "mean_iou"], ([name, value] for name, value in self.per_image()))
+        names = self.labels.names
+        rows = ([name, *row] for name, row in zip(names, self.confusion.tolist(), strict=True))
+        _write_csv(folder / "confusion.csv", ["truth \\ prediction", *names], rows)
+
+    def _write_plots(self, folder: Path) -> None:
+        names, colors = self.labels.names, self.labels.colors
+        iou = metrics.iou(self.confusion).numpy()
+        charts.save(charts.class_bars(iou, names, colors), folder / "iou_per_class.png")
+        charts.save(charts.confusion(self.confusion.numpy(), names), folder / "confusion.png")
+
+    def _write_worst(self, folder: Path) -> None:
+        places = {name: index for index, name in enumerate(self.tally.names)}
+        for rank, (name, value) in enumerate(self.per_image()[:WORST], start=1):
+            if math.isnan(value):
+                return
+            panels = _panels(self.view(places[name]), self.labels)
+            safe = re.sub(r"[^\w.-]+", "_", name)
+            drawing.side_by_side(panels, columns=2).save(folder / f"{rank:02d}_{100 * value:.1f}_{safe}.png")
+
+
+def evaluate(
+    model: str | Path | Segmenter, data: str | Path | Dataset, *, split: str = "val", out: Path | None = None
+) -> Report:
+    """Scores a model on a dataset, through the same code that predicts for users, at the size of the masks.
+
+    Args:
+        model: Model folder or run folder.
+        data: A path whose layout is recognised, or LAYOUT:PATH.
+        split: Which part of the dataset.
+        out: Folder for the report: tables, charts, the worst images. An earlier report there is replaced.
+
+    Example:
+        fullyconv evaluate runs/a data/ --split val --out runs/a/on-val
+    """
+    if out is not None:
+        refuse_foreign(out)
+    dataset = open_dataset(data)
+    pairs = _with_masks(dataset, split)
+    segmenter = model if isinstance(model, Segmenter) else load(model)
+    with _progress(len(pairs), "evaluating") as advance:
+        tally = count(segmenter, pairs, dataset.labels, on_image=advance)
+    name = "the model" if isinstance(model, Segmenter) else str(model)
+
+    def view(index: int) -> View:
+        image, target = _decoded(pairs[index], segmenter, dataset.labels)
+        truth = _translation(dataset.labels, segmenter.labels)(target)
+        return View(images.to_rgb(image), truth.numpy(), segmenter(image).mask)
+
+    report = Report(segmenter.labels, tally, f"{name} on {dataset.root}, split {split}", view)
+    if out is not None:
+        report.write(out)
+    return report
+
+
+def score(predictions: Path, truth: Path, *, data: str | None = None, out: Path | None = None) -> Report:
+    """Scores a folder of predicted masks, from any tool, against a folder of true masks with the same names.
+
+    A prediction holds class indices, or the dataset's own values or colours.
+
+    Args:
+        predictions: Folder of masks; files without a counterpart in TRUTH are left aside.
+        truth: Folder of masks.
+        data: A dataset (a path, or LAYOUT:PATH) whose classes TRUTH has; if left out, they are inferred from TRUTH.
+        out: Folder for the report: tables, charts, the worst images. An earlier report there is replaced.
+
+    Example:
+        fullyconv score masks/ data/valannot --data data/
+    """
+    if out is not None:
+        refuse_foreign(out)
+    pairs = matched(predictions, truth)
+    labels = open_dataset(data).labels if data is not None else inferred_labels([true for _, true in pairs])
+    indices = holds_indices([predicted for predicted, _ in pairs], labels)
+
+    def read(pair: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
+        return images.read_mask(pair[1], labels), read_prediction(pair[0], labels, indices)
+
+    with _progress(len(pairs), "scoring") as advance:
+        tally = _tally(
+            (
+                (true.stem, _confusion(target, pred, labels, predicted))
+                for (predicted, true), (target, pred) in ahead(read, pairs, advance)
+            ),
+            len(labels),
+        )
+
+    def view(index: int) -> View:
+        target, pred = read(pairs[index])
+        return View(None, target.numpy(), pred.numpy())
+
+    report = Report(labels, tally, f"{predictions} against {truth}", view)
+    if out is not None:
+        report.write(out)
+    return report
+
+
+def count(
+    segmenter: Segmenter, pairs: Sequence[Pair], labels: LabelSet, *, on_image: Callable[[], None] | None = None
+) -> Tally:
+    """What the segmenter does on some images with masks; images are decoded while it computes.
+
+    Args:
+        segmenter: Its own label set decides what is counted; the truth is matched to it by class name.
+        pairs: Images with masks.
+        labels: The classes of the masks.
+        on_image: Told after each image.
+
+    Raises:
+        FullyconvError: SEG-E004 if the masks have a class that the segmenter does not know.
+    """
+    translate = _translation(labels, segmenter.labels)
+    decoded = ahead(lambda pair: _decoded(pair, segmenter, labels), pairs, on_image)
+    return _tally(
+        (
+            (pair.name, _confusion(translate(target), _predicted(segmenter, image), segmenter.labels, pair.mask))
+            for pair, (image, target) in decoded
+        ),
+        len(segmenter.labels),
+    )
+
+
+def ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], on_item: Callable[[], None] | None = None
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with the function's result, which a thread computes a few items ahead of the consumer.
+
+    Args:
+        function: Runs in the thread; its error is raised when its item's turn comes.
+        items: In order.
+        on_item: Told when the consumer is done with an item.
+    """
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    rest = iter(items)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        while True:
+            waiting.extend((item, pool.submit(function, item)) for item in islice(rest, AHEAD - len(waiting)))
+            if not waiting:
+                return
+            item, future = waiting.popleft()
+            yield item, future.result()
+            if on_item is not None:
+                on_item()
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raises SEG-E007 if a report written to the folder would remove what is not an earlier report."""
+    if folder.is_file():
+        raise FullyconvError("SEG-E007", f"{folder} is a file; give --out the name of a folder")
+    foreign = sorted(item.name for item in folder.iterdir() if item.name not in WRITTEN) if folder.exists() else []
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise FullyconvError(
+            "SEG-E007",
+            f"{folder} holds other things than a report ({shown}); give --out a new name, such as {folder}/report",
+        )
+
+
+def _tally(counted: Iterable[tuple[str, Tensor]], num_classes: int) -> Tally:
+    """The tally of images that come one at a time as name and confusion matrix."""
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    names, counts = [], []
+    for name, matrix in counted:
+        confusion += matrix
+        names.append(name)
+        counts.append(metrics.class_counts(matrix))
+    per_image = torch.stack(counts) if counts else torch.zeros(0, 3, num_classes, dtype=torch.int64)
+    return Tally(confusion, tuple(names), per_image)
+
+
+def _confusion(target: Tensor, pred: Tensor, labels: LabelSet, file: Path | None) -> Tensor:
+    try:
+        return metrics.confusion_matrix(target, pred, len(labels), labels.ignore_index)
+    except FullyconvError as error:
+        raise FullyconvError(error.code, f"{file}: {error.message}") from None
+
+
+def _predicted(segmenter: Segmenter, image: Tensor) -> Tensor:
+    return torch.from_numpy(segmenter(image).mask)
+
+
+def _decoded(pair: Pair, segmenter: Segmenter, labels: LabelSet) -> tuple[Tensor, Tensor]:
+    assert pair.mask is not None, "pairs without masks are refused before"
+    return images.read_image(pair.image, channels=segmenter.channels), images.read_mask(pair.mask, labels)
+
+
+def _with_masks(dataset: Dataset, split: str) -> Sequence[Pair]:
+    pairs: Sequence[Pair] = dataset.pairs(split)
+    bare = [pair.name for pair in pairs if pair.mask is None]
+    if bare or not pairs:
+        lack = f"{len(bare)} of its {len(pairs)} images have no mask, such as {bare[0]}" if bare else "it has no images"
+        ready = [name for name, others in dataset.splits.items() if others and all(pair.mask for pair in others)]
+        cure = f"; complete: --split {' or '.join(ready)}" if ready else ""
+        raise FullyconvError("SEG-E005", f"the split {split} of {dataset.root} cannot be scored: {lack}{cure}")
+    return pairs
+
+
+def _translation(labels: LabelSet, known: LabelSet) -> Callable[[Tensor], Tensor]:
+    """From class indices of one label set to those of another that knows all its names."""
+    unknown = [name for name in labels.names if name not in known.names]
+    if unknown:
+        raise FullyconvError(
+            "SEG-E004",
+            f"the model does not know {len(unknown)} of the data's classes: {_shortened(unknown)}. "
+            f"Model: {_shortened(known.names)}. Data: {_shortened(labels.names)}. "
+            "Rename the data's classes (classes.json) as the model's, or train on this data",
+        )
+    if labels.names == known.names and labels.ignore_index == known.ignore_index:
+        return lambda mask: mask
+    table = torch.full((labels.ignore_index + 1,), known.ignore_index, dtype=torch.int64)
+    table[: len(labels)] = torch.tensor([known.names.index(name) for name in labels.names])
+    dtype = torch.uint8 if known.ignore_index == 255 else torch.int32
+    return lambda mask: table.to(dtype)[mask.long()]
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+
+
+def _panels(view: View, labels: LabelSet) -> list[tuple[str, Image.Image]]:
+    counted = view.target != labels.ignore_index
+    wrong = (view.target != view.pred) & counted
+    share = 100 * wrong.sum() / max(1, counted.sum())
+    blank = np.full((*view.target.shape, 3), 255, np.uint8)
+    image = blank if view.image is None else view.image
+    panels = [
+        ("truth", drawing.overlay(image, view.target, labels, alpha=0.8, legend=False)),
+        ("prediction", drawing.overlay(image, view.pred, labels, alpha=0.8, legend=False)),
+        (f"wrong: {share:.1f} % of pixels", drawing.mistakes(image, view.target, view.pred, labels.ignore_index)),
+    ]
+    return panels if view.image is None else [("image", Image.fromarray(image)), *panels]
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with file.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _tables(values: Mapping[str, Any]) -> Iterator[Any]:
+    """What `Report.__str__` prints, from its JSON."""
+    from rich.table import Table
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.2f}"
+
+    yield f"{values['title']}: {values['images']} images, scores in percent"
+    classes = Table("class", box=None, pad_edge=False)
+    for heading in ("IoU", "accuracy", "pixels"):
+        classes.add_column(heading, justify="right")
+    for row in values["classes"]:
+        classes.add_row(row["name"], percent(row["iou"]), percent(row["accuracy"]), f"{row['pixels']:,}")
+    yield classes
+    low, high = values["mean_iou_interval"]
+    scores = Table(box=None, pad_edge=False, show_header=False)
+    for name in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"):
+        interval = f"95 % of resampled datasets: {percent(low)} to {percent(high)}" if name == "mean_iou" else ""
+        scores.add_row(name.replace("_", " "), percent(values[name]), interval)
+    yield ""
+    yield scores
+    yield ""
+    yield "mean IoU of the same masks as programs define it"
+    programs: dict[str, list[str]] = {}
+    for name, value in values["conventions"].items():
+        programs.setdefault(percent(value), []).append(name)
+    others = Table(box=None, pad_edge=False, show_header=False)
+    for shown, names in programs.items():
+        others.add_row(shown, ", ".join(names))
+    yield others
+
+
+@contextmanager
+def _progress(total: int, verb: str) -> Iterator[Callable[[], None]]:
+    """A bar with the time left, on a terminal only; gives what advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(verb, total=total)
+        yield lambda: progress.advance(task)
