@@ -111,7 +111,9 @@ def _implementation(scores: Tensor) -> ModuleType:
     forced = os.environ.get("FULLYCONV_REFERENCE", "0") not in ("", "0")
     if forced or scores.device.type != "cpu" or scores.dtype == torch.float64 or torch.compiler.is_compiling():
         return reference
-    return reference
+    from fullyconv.kernels import cpu  # imports numba: a third of a second that only those who need it pay
+
+    return cpu
 
 
 def _refuse_impossible(scores: Tensor, size: tuple[int, int]) -> None:

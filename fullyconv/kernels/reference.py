@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
+from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.kernels.taps import matrix, taps
 
@@ -54,6 +55,8 @@ def upsample_cross_entropy(
     """See `fullyconv.kernels.upsample_cross_entropy`."""
     height, width = target.shape[1:]
     target = target.long()
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        refuse_illegal(target, scores.shape[1], ignore_index)
     logits = upsample(scores, (height, width), grid=grid)
     weight = None if weight is None else weight.to(logits.dtype)
     total = F.cross_entropy(
@@ -69,6 +72,21 @@ def upsample_cross_entropy(
 def label_dtype(classes: int) -> torch.dtype:
     """The smallest unsigned type that holds the indices of `classes` classes."""
     return torch.uint8 if classes <= 256 else torch.uint16
+
+
+def refuse_illegal(target: Integer[Tensor, "n height width"], classes: int, ignore_index: int) -> None:
+    """Raises SEG-T030 if the target holds a value that is neither one of `classes` classes nor ignored."""
+    values = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
+    if len(values) == 0:
+        return
+    found, counts = torch.unique(values, return_counts=True)
+    listed = ", ".join(f"{value} ({count} pixels)" for value, count in zip(found[:5], counts, strict=False))
+    raise FullyconvError(
+        "SEG-T030",
+        f"the target holds values outside 0 ... {classes - 1} that are not ignored ({ignore_index}): {listed}"
+        f"{', ...' if len(found) > 5 else ''}; train a model of more classes, or map these values to a class or to "
+        "ignore",
+    )
 
 
 class _Upsample(torch.autograd.Function):
