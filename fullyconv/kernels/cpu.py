@@ -8,17 +8,30 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fullyconv.geometry import Grid
 from fullyconv.kernels import loops
-from fullyconv.kernels.reference import refuse_illegal, upsample_argmax  # noqa: F401
-from fullyconv.kernels.taps import taps
+from fullyconv.kernels.reference import label_dtype, refuse_illegal
+from fullyconv.kernels.taps import Taps, taps
 
 CHUNKS_PER_THREAD = 4
 """Slabs differ in work (ignored pixels, clamped borders); smaller chunks even that out."""
+
+
+def upsample_argmax(
+    scores: Float[Tensor, "n k h w"], size: tuple[int, int], *, grid: Grid | None = None
+) -> Shaped[Tensor, "n height width"]:
+    """See `fullyconv.kernels.upsample_argmax`; rules out, cell by cell, the classes that cannot win."""
+    (batch, classes, cell_rows, cell_columns), (height, width) = scores.shape, size
+    rows, columns = taps(cell_rows, height, grid), taps(cell_columns, width, grid)
+    mask = torch.empty((batch, height, width), dtype=label_dtype(classes))
+    constants: tuple[Any, ...] = (*_geometry(rows, columns, cell_rows), mask.numpy())
+    coarse = _array(scores, torch.float32)
+    in_parallel(lambda first, last: loops.argmax_slabs(first, last, coarse, *constants), batch * cell_rows)
+    return mask
 
 
 def upsample_cross_entropy(
@@ -58,17 +71,13 @@ class _CrossEntropy(torch.autograd.Function):
         slabs = batch * cell_rows
         gradients = torch.zeros(2, batch if wanted else 0, classes, cell_rows, cell_columns)
         losses, masses, illegal = np.zeros(slabs), np.zeros(slabs), np.zeros(slabs, np.int64)
-        constants = (
+        constants: tuple[Any, ...] = (
             _array(scores, torch.float32),
             _array(target, torch.int64),
             _array(weight, torch.float32),
             ignore_index,
             np.float32(label_smoothing),
-            np.searchsorted(rows.left, np.arange(cell_rows + 1)),
-            rows.weight.astype(np.float32),
-            columns.left,
-            columns.right,
-            columns.weight.astype(np.float32),
+            *_geometry(rows, columns, cell_rows),
             gradients.numpy(),
             losses,
             masses,
@@ -110,6 +119,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a child process inherits the pool without its threads
+
+
+def _geometry(rows: Taps, columns: Taps, cell_rows: int) -> tuple[np.ndarray[Any, Any], ...]:
+    """What the loops need to know: slab starts, row shares, left and right columns, column shares."""
+    starts = np.searchsorted(rows.left, np.arange(cell_rows + 1)).astype(np.int64)
+    return starts, rows.weight.astype(np.float32), columns.left, columns.right, columns.weight.astype(np.float32)
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, Any]:

@@ -114,10 +114,10 @@ def exponential(x: Any) -> Any:
 
 @compiled
 def logarithm(x: Any) -> Any:
-    """ln x for finite x >= 1, within 2e-7 of the value or of 1, whichever is larger."""
+    """ln x for finite x >= 1, within 2e-7 of the value or of 1, whichever is larger. NaN stays NaN."""
     f = _mantissa(x) - ONE
     series = ((((((L7 * f + L6) * f + L5) * f + L4) * f + L3) * f + L2) * f + L1) * f + ONE
-    return series * f + _exponent(x) * LN_2
+    return series * f + _exponent(x) * LN_2 + (x - x)
 
 
 # The loops over classes stand inside the functions: slicing a class out of an array costs as much as 64 lanes of work.
@@ -128,6 +128,7 @@ def expand(
     scores: Array,
     image: int,
     row: int,
+    classes: Array,
     left: Array,
     right: Array,
     share: Array,
@@ -135,13 +136,22 @@ def expand(
     stop: int,
     expanded: Array,
 ) -> None:
-    """Fills `expanded` `(K, LANES)` with a coarse row read at pixels start ... stop - 1, and with zero beyond."""
-    for k in range(len(expanded)):
+    """Fills the first rows of `expanded` `(K, LANES)` with a coarse row of some classes, read at a block's pixels.
+
+    Args:
+        scores: `(N, K, h, w)`.
+        image, row: Which coarse row.
+        classes: Which classes, int64, one for each row of `expanded` that is filled.
+        left, right, share: The cells that each pixel column reads, and the share of the right one.
+        start, stop: The block's first pixel column and the one after its last; lanes beyond become zero.
+    """
+    for k in range(len(classes)):
+        source = classes[k]
         for lane in range(stop - start):
             a, b = left[start + lane], right[start + lane]
             # A pixel on a cell reads that cell alone: twice a half, for an infinite neighbour times zero would be NaN.
             t = share[start + lane] if b > a else HALF
-            expanded[k, lane] = scores[image, k, row, a] * (ONE - t) + scores[image, k, row, b] * t
+            expanded[k, lane] = scores[image, source, row, a] * (ONE - t) + scores[image, source, row, b] * t
         for lane in range(stop - start, LANES):
             expanded[k, lane] = ZERO
 
@@ -344,7 +354,7 @@ def cross_entropy_slabs(
     upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
     to_upper, to_lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
     logits = np.empty((classes, LANES), np.float32)
-    own = np.empty(LANES, np.int64)
+    all_classes, own = np.arange(classes), np.empty(LANES, np.int64)
     hot, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     loss, scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for slab in range(first, last):
@@ -352,8 +362,8 @@ def cross_entropy_slabs(
         below = min(row + 1, cell_rows - 1)
         for start in range(0, width, LANES):
             stop = min(start + LANES, width)
-            expand(scores, image, row, left, right, column_shares, start, stop, upper)
-            expand(scores, image, below, left, right, column_shares, start, stop, lower)
+            expand(scores, image, row, all_classes, left, right, column_shares, start, stop, upper)
+            expand(scores, image, below, all_classes, left, right, column_shares, start, stop, lower)
             to_upper[:] = ZERO
             to_lower[:] = ZERO
             loss[:] = ZERO
@@ -373,3 +383,127 @@ def cross_entropy_slabs(
                 losses[slab] += loss[lane]
             if wanted:
                 collect(to_upper, to_lower, left, column_shares, start, stop, gradients, image, row, below)
+
+
+ROUNDING = np.float32(1e-6)
+"""What two interpolations may lose, as a share of the larger number: eight half units in the last place, rounded up."""
+
+
+@compiled
+def find_contenders(scores: Array, image: int, row: int, below: int, alive: Array) -> bool:
+    """Fills `alive` with the classes that can win somewhere in each cell of a slab.
+
+    A pixel is a mean of its cell's four corners. So a class whose largest corner is below another's smallest corner
+    loses everywhere in the cell.
+
+    Args:
+        scores: `(N, K, h, w)`.
+        image, row, below: The slab.
+        alive: `(K, w)` uint8; cell c lies between columns c and c + 1.
+
+    Returns:
+        Whether the slab holds an infinity or NaN; then no class is ruled out.
+    """
+    classes, columns = alive.shape
+    corner, bar = np.empty(columns + 1, np.float32), np.full(columns, -np.inf, np.float32)
+    doubt = np.zeros(columns, np.float32)
+    for k in range(classes):
+        for c in range(columns):
+            a, b = scores[image, k, row, c], scores[image, k, below, c]
+            corner[c] = a if a < b else b
+            doubt[c] += (a - a) + (b - b)  # 0, or NaN for an infinity or NaN
+        corner[columns] = corner[columns - 1]
+        for c in range(columns):
+            smallest = corner[c] if corner[c] < corner[c + 1] else corner[c + 1]
+            bar[c] = smallest if smallest > bar[c] else bar[c]
+    for c in range(columns):
+        if doubt[c] != ZERO:
+            alive[:] = 1
+            return True
+    for k in range(classes):
+        for c in range(columns):
+            a, b = scores[image, k, row, c], scores[image, k, below, c]
+            corner[c] = a if a > b else b
+        corner[columns] = corner[columns - 1]
+        for c in range(columns):
+            largest = corner[c] if corner[c] > corner[c + 1] else corner[c + 1]
+            alive[k, c] = bar[c] - largest <= ROUNDING * (abs(bar[c]) + abs(largest))
+    return False
+
+
+@compiled
+def contest(upper: Array, lower: Array, t: Any, classes: Array, best: Array, winner: Array) -> None:
+    """Fills `winner` (LANES, int32) with the class of the highest blend of two expanded rows; `best` is for scratch."""
+    s = ONE - t
+    for lane in range(LANES):
+        best[lane] = s * upper[0, lane] + t * lower[0, lane]
+        winner[lane] = classes[0]
+    for k in range(1, len(classes)):
+        contender = np.int32(classes[k])
+        for lane in range(LANES):
+            score = s * upper[k, lane] + t * lower[k, lane]
+            winner[lane] = contender if score > best[lane] else winner[lane]
+            best[lane] = score if score > best[lane] else best[lane]
+
+
+@compiled
+def careful_contest(logits: Array, best: Array, winner: Array) -> None:
+    """As `contest`, of blended logits of all classes that may hold infinities and NaN: the first NaN wins."""
+    best[:] = logits[0]
+    winner[:] = 0
+    for k in range(1, len(logits)):
+        for lane in range(LANES):
+            score = logits[k, lane]
+            if score > best[lane] or (np.isnan(score) and not np.isnan(best[lane])):
+                best[lane], winner[lane] = score, k
+
+
+@compiled_once
+def argmax_slabs(
+    first: int,
+    last: int,
+    scores: Array,
+    slab_starts: Array,
+    row_shares: Array,
+    left: Array,
+    right: Array,
+    column_shares: Array,
+    mask: Array,
+) -> None:
+    """Fills slabs first ... last - 1 of `mask` `(N, H, W)` uint8 or uint16; the other arguments as above."""
+    classes, cell_rows, cell_columns = scores.shape[1:]
+    width = mask.shape[2]
+    upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
+    logits = np.empty((classes, LANES), np.float32)
+    alive, contenders = np.empty((classes, cell_columns), np.uint8), np.empty(classes, np.int64)
+    best, winner = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
+    for slab in range(first, last):
+        image, row = slab // cell_rows, slab % cell_rows
+        below = min(row + 1, cell_rows - 1)
+        top, bottom = slab_starts[row], slab_starts[row + 1]
+        if top == bottom:
+            continue
+        careful = find_contenders(scores, image, row, below, alive)
+        for start in range(0, width, LANES):
+            stop = min(start + LANES, width)
+            count = 0
+            for k in range(classes):
+                somewhere = False
+                for c in range(left[start], left[stop - 1] + 1):
+                    somewhere |= alive[k, c] != 0
+                contenders[count] = k
+                count += somewhere
+            if count == 1:
+                mask[image, top:bottom, start:stop] = contenders[0]
+                continue
+            chosen = contenders[:count]
+            expand(scores, image, row, chosen, left, right, column_shares, start, stop, upper)
+            expand(scores, image, below, chosen, left, right, column_shares, start, stop, lower)
+            for y in range(top, bottom):
+                if careful:
+                    blend(upper, lower, row_shares[y], logits)
+                    careful_contest(logits, best, winner)
+                else:
+                    contest(upper, lower, row_shares[y], chosen, best, winner)
+                for lane in range(stop - start):
+                    mask[image, y, start + lane] = winner[lane]
