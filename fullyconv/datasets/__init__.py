@@ -1,0 +1,87 @@
+"""Data sets on disk: one small file per layout, and the one door that opens them all."""
+
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, sbd, voc
+from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest
+from fullyconv.errors import FullyconvError
+
+__all__ = ["LAYOUTS", "Dataset", "Layout", "Pair", "open_dataset"]
+
+# In the order in which they are tried: folder takes whatever has pictures in it.
+LAYOUTS: dict[str, Layout] = {
+    "camvid": camvid.LAYOUT,
+    "voc": voc.LAYOUT,
+    "sbd": sbd.LAYOUT,
+    "cityscapes": cityscapes.LAYOUT,
+    "ade20k": ade20k.LAYOUT,
+    "manifest": manifest.LAYOUT,
+    "folder": folder.LAYOUT,
+}
+
+
+def open_dataset(data: str | Path | Dataset) -> Dataset:
+    """The pairs, splits and labels of a data set.
+
+    Args:
+        data: A path whose layout is recognised; `LAYOUT:PATH` to say it; or `folder:PATH?images=T&masks=T` with
+            templates such as `img/{name}.jpg` and `gt/{name}_L.png`. A `Dataset` comes back as it is.
+
+    Raises:
+        FullyconvError: SEG-D001 if the path does not exist, SEG-D002 if its layout is not recognised, SEG-D003 if
+            no image has a mask, SEG-D004 if there is no layout of the name.
+    """
+    if isinstance(data, Dataset):
+        return data
+    name, path, options = _parsed(str(data))
+    if not path.exists():
+        raise _missing(path)
+    if options:
+        return folder.read(path, images=options.get("images"), masks=options.get("masks"))
+    if name:
+        return LAYOUTS[name].read(path)
+    for layout in LAYOUTS.values():
+        if layout.recognise(path):
+            return layout.read(path)
+    raise _unrecognised(path)
+
+
+def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:
+    """Layout, path and options of `LAYOUT:PATH?images=...`; a path that exists is never taken apart."""
+    if Path(data).exists():
+        return "", Path(data), {}
+    name, colon, rest = data.partition(":")
+    if not colon or len(name) < 2 or "/" in name or "\\" in name:  # no colon, or that of C:\data
+        return "", Path(data), {}
+    if name not in LAYOUTS:
+        similar = nearest(name, LAYOUTS)
+        hint = f"; did you mean {similar}:{rest}?" if similar else ""
+        raise FullyconvError("SEG-D004", f"there is no layout {name!r}; there are {', '.join(LAYOUTS)}{hint}")
+    path, _, query = rest.partition("?")
+    if name == "folder" and query and not Path(rest).exists():
+        return name, Path(path), dict(parse_qsl(query))
+    return name, Path(rest), {}
+
+
+def _missing(path: Path) -> FullyconvError:
+    """SEG-D001 with the most similar path that exists."""
+    parent = next(folder for folder in path.absolute().parents if folder.is_dir())
+    wanted = path.absolute().relative_to(parent).parts[0]
+    similar = nearest(wanted, (entry.name for entry in parent.iterdir()))
+    hint = f"did you mean {parent / similar}?" if similar else f"the nearest folder that exists is {parent}"
+    return FullyconvError("SEG-D001", f"there is no {path}; {hint}")
+
+
+def _unrecognised(path: Path) -> FullyconvError:
+    if path.is_file():
+        found = f"a file that ends in {path.suffix or 'nothing'}"
+    else:
+        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
+        found = (
+            f"no pictures in it, but {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+            if names
+            else "nothing in it"
+        )
+    known = "; ".join(layout.title for layout in LAYOUTS.values())
+    return FullyconvError("SEG-D002", f"{path} has no layout that is known: found {found}. What would work: {known}")

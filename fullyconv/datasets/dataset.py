@@ -1,0 +1,161 @@
+"""What a data set is: pairs of image and mask in splits, with their labels; and what its readers share."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PureWindowsPath
+
+from fullyconv.errors import FullyconvError
+from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from fullyconv.labels import LabelSet
+
+VAL_SHARE = 0.2
+SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask.
+
+    Args:
+        name: Unique within its split, without suffix; with slashes where only sub-folders keep names apart.
+        image: The image file. A list may name files that do not exist; the doctor reports them.
+        mask: The mask file; None for an image that nobody has labelled.
+    """
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pairs in splits, and what their masks mean.
+
+    Args:
+        layout: The key of `LAYOUTS` that read it.
+        root: The folder or file that it was read from.
+        labels: The classes, and which raw value or colour stands for which.
+        splits: The pairs of each split, such as train, val and test.
+        notes: What was inferred and not read, in sentences for the user.
+        unpaired: Images without a mask and masks without an image, which are in no split.
+    """
+
+    layout: str
+    root: Path
+    labels: LabelSet
+    splits: dict[str, tuple[Pair, ...]]
+    notes: tuple[str, ...] = ()
+    unpaired: tuple[Path, ...] = ()
+
+    def pairs(self, split: str) -> tuple[Pair, ...]:
+        """The pairs of one split.
+
+        Raises:
+            FullyconvError: SEG-D005 if there is no such split.
+        """
+        if split not in self.splits:
+            there = ", ".join(f"{name} ({len(pairs)})" for name, pairs in self.splits.items())
+            raise FullyconvError("SEG-D005", f"{self.root} has no split {split!r}; it has {there}")
+        return self.splits[split]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of keeping a data set on disk.
+
+    Args:
+        title: What it looks like, in one line, for help and errors.
+        recognise: Whether a path looks like it; quick, and never raises.
+        read: The data set at a path.
+    """
+
+    title: str
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path], Dataset]
+
+
+def files_in(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """The pictures directly in a folder, sorted by name; none if there is no such folder."""
+    wanted = frozenset(suffixes)
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".")]
+    return [folder / name for name in sorted(names) if os.path.splitext(name)[1].lower() in wanted]
+
+
+def masks_in(folder: Path) -> dict[str, Path]:
+    """The mask files directly in a folder by stem."""
+    return {path.stem: path for path in files_in(folder, MASK_SUFFIXES)}
+
+
+def read_list(path: Path) -> list[list[str]]:
+    """The entries of a list file: one line each, split at white space only where it follows a picture's suffix.
+
+    Names may hold spaces; an image and its mask on one line are kept apart all the same.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FullyconvError("SEG-D006", f"the list {path} cannot be read: {error}") from None
+    return [_columns(line.strip()) for line in lines if line.strip()]
+
+
+def _columns(line: str) -> list[str]:
+    for separator in ("\t", ",", ";"):
+        if separator in line:
+            return [part.strip() for part in line.split(separator) if part.strip()]
+    columns: list[str] = []
+    words: list[str] = []
+    for word in line.split(" "):
+        words.append(word)
+        if os.path.splitext(word)[1].lower() in MASK_SUFFIXES:
+            columns.append(" ".join(words).strip())
+            words = []
+    rest = " ".join(words).strip()
+    return [*columns, rest] if rest else columns
+
+
+def name_in(entry: str) -> str:
+    """The file name of a list's entry, whose folders may be those of another machine, without its picture's suffix."""
+    name = PureWindowsPath(entry).name
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in MASK_SUFFIXES else name
+
+
+def split_by_name(pairs: Sequence[Pair]) -> dict[str, tuple[Pair, ...]]:
+    """Training and validation pairs, 80 to 20, decided by a hash of each name: the same on every machine, and adding
+    pairs moves none of the others. At least one pair goes to each side, if there are two."""
+    ranked = sorted(pairs, key=lambda pair: _hash(pair.name))
+    count = sum(_hash(pair.name) < VAL_SHARE for pair in ranked)
+    count = min(max(count, 1), len(ranked) - 1)
+    chosen = {pair.name for pair in ranked[:count]}
+    return {
+        "train": tuple(pair for pair in pairs if pair.name not in chosen),
+        "val": tuple(pair for pair in pairs if pair.name in chosen),
+    }
+
+
+def _hash(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7]) / 2**56
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of the names; None if none resembles it."""
+    by_lower = {other.lower(): other for other in names}
+    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None

@@ -1,0 +1,472 @@
+"""A folder of one's own: images and masks in folders of any usual names, or side by side, paired by name."""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Literal
+
+from fullyconv.datasets.classes import find_classes_file, labels_of
+from fullyconv.datasets.dataset import (
+    SPLIT_WORDS,
+    SPLITS,
+    Dataset,
+    Layout,
+    Pair,
+    name_in,
+    nearest,
+    read_list,
+    split_by_name,
+)
+from fullyconv.errors import FullyconvError
+from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+
+Role = Literal["image", "mask", "other"]
+
+# The words of folder and file names that say what a picture is. In order of preference: DRIVE keeps the vessels in
+# 1st_manual/ and the field of view in mask/.
+MASK_WORDS = {
+    "manual": "manual",
+    "manual1": "manual",
+    "mask": "mask",
+    "masks": "mask",
+    "label": "label",
+    "labels": "label",
+    "lab": "label",
+    "labelids": "label",
+    "annotation": "annotation",
+    "annotations": "annotation",
+    "ann": "annotation",
+    "annot": "annotation",
+    "gt": "truth",
+    "gts": "truth",
+    "truth": "truth",
+    "groundtruth": "truth",
+    "target": "target",
+    "targets": "target",
+    "seg": "segmentation",
+    "segmentation": "segmentation",
+    "segmentations": "segmentation",
+    "segmentationclass": "segmentation",
+}
+PREFERENCE = tuple(dict.fromkeys(MASK_WORDS.values()))
+IMAGE_NAMES = "color colour im image images img imgs input inputs original photo photos picture pictures rgb sat"
+OTHER_NAMES = "depth disparity edge edges heatmap inst instance instanceids instances meta object overlay overlays vis"
+FORMAT_NAMES = "1st 2nd bmp class dir files gif ground jpeg jpg png semantic tif tiff"
+IMAGE_WORDS = frozenset(IMAGE_NAMES.split())
+OTHER_WORDS = frozenset(OTHER_NAMES.split())
+FORMAT_WORDS = frozenset(FORMAT_NAMES.split())
+COLLECTION_WORDS = frozenset({"data", "dataset", "datasets"})  # "segmentation dataset/" holds images, too
+LIST_FOLDERS = ("", "splits", "lists", "ImageSets", "ImageSets/Segmentation")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture in the tree.
+
+    Args:
+        path: Where it is.
+        role: What it is; None if no name says so.
+        kind: The word that made it a mask.
+        group: Its folders, without the words for roles: those of an image and its mask agree.
+        split: The split that a folder names.
+    """
+
+    path: Path
+    role: Role | None
+    kind: str
+    group: tuple[str, ...]
+    split: str | None
+
+
+def recognise(root: Path) -> bool:
+    """Whether there are pictures anywhere in the folder."""
+    return root.is_dir() and next(_walk(root), None) is not None
+
+
+def read(root: Path, *, images: str | None = None, masks: str | None = None) -> Dataset:
+    """The pairs of a folder, its splits, and its classes from a classes file or from the masks.
+
+    Args:
+        root: The folder.
+        images: How the image files are named, relative to `root`, such as `img/{name}.jpg`; `{name}` is what image and
+            mask share and may hold folders, `{split}` one folder that names the split.
+        masks: The same for the masks, such as `gt/{name}_L.png`.
+    """
+    paths = [path.relative_to(root) for path in _walk(root)]
+    if images is None and masks is None:
+        found = [_look(path) for path in paths]
+        chosen_images, chosen_masks = _roles(found)
+        pairs, unpaired = _match(chosen_images, chosen_masks)
+    elif images is None or masks is None:
+        raise FullyconvError("SEG-D003", "give both templates, images and masks: folder:PATH?images=...&masks=...")
+    else:
+        chosen_images, chosen_masks = _by_template(paths, images, "image"), _by_template(paths, masks, "mask")
+        pairs, unpaired = _match_groups(chosen_images, chosen_masks)
+    if not pairs:
+        raise _nothing_paired(root, chosen_images, chosen_masks)
+    named = _named(root, pairs)
+    splits, notes = _splits(root, named, [image.split for image, _ in pairs])
+    splits |= _unlabelled(root, chosen_images, {image.path for image, _ in pairs}, splits)
+    unlabelled = {pair.image for split in splits.values() for pair in split if pair.mask is None}
+    files = [pair.mask for split in splits.values() for pair in split if pair.mask is not None and pair.mask.is_file()]
+    labels, more = labels_of(files, find_classes_file(_folders_above(root, files)))
+    left = tuple(root / one.path for one in unpaired if root / one.path not in unlabelled)
+    return Dataset("folder", root, labels, splits, (*notes, *more, *_told_unpaired(root, left)), left)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Every picture and .mat file below a folder, in a stable order; hidden folders are skipped."""
+    for folder, names, files in os.walk(root, followlinks=True):
+        names[:] = sorted(name for name in names if not name.startswith((".", "__")))
+        for name in sorted(files):
+            if os.path.splitext(name)[1].lower() in MASK_SUFFIXES and not name.startswith("."):
+                yield Path(folder, name)
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name in lower case: cut at signs, and at capitals as in groundTruth."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    words = re.findall(r"[a-z0-9]+", parted.lower())
+    # SegNet writes trainannot/.
+    return [
+        part for word in words for part in ([word[:-5], "annot"] if word.endswith("annot") and word[:-5] else [word])
+    ]
+
+
+def _role(words: Sequence[str]) -> tuple[Role | None, str]:
+    """What words make of a picture; of several, the mask wins: label_images/ holds labels."""
+    if any(word in OTHER_WORDS for word in words):
+        return "other", ""
+    masks = [MASK_WORDS[word] for word in words if word in MASK_WORDS]
+    if masks and not COLLECTION_WORDS.intersection(words):
+        return "mask", masks[0]
+    return ("image", "") if IMAGE_WORDS.intersection(words) else (None, "")
+
+
+def _look(path: Path) -> Found:
+    """A picture's role from the ends of its own name, else from the deepest folder whose name tells."""
+    role: Role | None = None
+    kind = ""
+    group: list[str] = []
+    split = None
+    for part in reversed(path.parts[:-1]):
+        words = _words(part)
+        own_role, own_kind = _role(words)
+        split = split or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+        if own_role is None:
+            group.insert(0, part)
+            continue
+        if role is None:
+            role, kind = own_role, own_kind
+        left = [word for word in words if _role([word])[0] is None and word not in FORMAT_WORDS]
+        group[:0] = [" ".join(left)] if left else []
+    if role != "other":
+        ends = _ends(path.stem)
+        if role != "mask" and ends[0] is not None:
+            role, kind = ends
+    if path.suffix.lower() not in IMAGE_SUFFIXES and role != "other":
+        role, kind = "mask", kind or "mat"
+    return Found(path, role, kind, tuple(group), split)
+
+
+def _ends(stem: str) -> tuple[Role | None, str]:
+    """What the last word of a file name makes of it, else the first; CamVid ends its masks in _L."""
+    parts = re.split(r"[_\-. ]+", stem)
+    if len(parts) < 2:
+        return None, ""
+    if parts[-1] == "L":
+        return "mask", "label"
+    last = _role([parts[-1].lower()])
+    return last if last[0] is not None else _role([parts[0].lower()])
+
+
+def _roles(found: Sequence[Found]) -> tuple[list[Found], list[Found]]:
+    """The images and the masks among the pictures; where names do not tell, the file formats may."""
+    images = [one for one in found if one.role == "image"] or [one for one in found if one.role is None]
+    masks = [one for one in found if one.role == "mask"]
+    if masks:
+        return images, masks
+    # Side by side with the same stem: the photograph is the JPEG.
+    by_stem: dict[Path, list[Found]] = defaultdict(list)
+    for one in images:
+        by_stem[one.path.with_suffix("")].append(one)
+    twins = [tuple(both) for both in by_stem.values() if len(both) == 2]
+    photographs = [one for both in twins for one in both if one.path.suffix.lower() in {".jpg", ".jpeg"}]
+    chosen = set(photographs)
+    return (
+        [one for one in images if one in chosen or len(by_stem[one.path.with_suffix("")]) == 1],
+        [one for both in twins for one in both if one not in chosen],
+    )
+
+
+def _match(images: Sequence[Found], masks: Sequence[Found]) -> tuple[list[tuple[Found, Found]], list[Found]]:
+    """Pairs by the kind of mask, and by the reading of names, that pairs most; and what is left over."""
+    kinds = sorted({mask.kind for mask in masks}, key=lambda kind: PREFERENCE.index(kind) if kind in PREFERENCE else 99)
+    best: list[tuple[Found, Found]] = []
+    best_kind = kinds[0] if kinds else ""
+    for kind in kinds:
+        of_kind = [mask for mask in masks if mask.kind == kind]
+        for image_key, mask_key in _readings(images, of_kind):
+            pairs = _match_by(images, of_kind, image_key, mask_key)
+            if len(pairs) > len(best):
+                best, best_kind = pairs, kind
+            if len(best) == len(images):
+                return best, _left_over(images, [mask for mask in masks if mask.kind == best_kind], best)
+    return best, _left_over(images, [mask for mask in masks if mask.kind == best_kind], best)
+
+
+Key = Callable[[Found], tuple[str, ...]]
+
+
+def _readings(images: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Key, Key]]:
+    """Ways to read a key from names, the strictest first."""
+    image_ends, mask_ends = _common_ends(images), _common_ends(masks)
+
+    def whole(one: Found) -> tuple[str, ...]:
+        return (*one.group, one.path.stem)
+
+    def bare(one: Found) -> tuple[str, ...]:
+        return (*one.group, _bare(one.path.stem))
+
+    def image_core(one: Found) -> tuple[str, ...]:
+        return (*one.group, _core(one.path.stem, image_ends))
+
+    def mask_core(one: Found) -> tuple[str, ...]:
+        return (*one.group, _core(one.path.stem, mask_ends))
+
+    def stem_only(one: Found) -> tuple[str, ...]:
+        return (one.path.stem,)
+
+    def bare_only(one: Found) -> tuple[str, ...]:
+        return (_bare(one.path.stem),)
+
+    return [(whole, whole), (bare, bare), (image_core, mask_core), (stem_only, stem_only), (bare_only, bare_only)]
+
+
+def _bare(stem: str) -> str:
+    """A stem without the words for roles and splits at its ends: 21_training and 21_manual1 are both 21."""
+    parts = re.split(r"[_\-. ]+", stem)
+
+    def tells(part: str) -> bool:
+        word = part.lower()
+        return part == "L" or word in SPLIT_WORDS or _role([word])[0] is not None
+
+    while len(parts) > 1 and tells(parts[-1]):
+        parts.pop()
+    while len(parts) > 1 and tells(parts[0]):
+        parts.pop(0)
+    return "_".join(parts)
+
+
+def _common_ends(found: Sequence[Found]) -> tuple[str, str]:
+    """The beginning and the end that all stems share, cut at a sign such as _ so that numbers stay whole."""
+    stems = [one.path.stem for one in found]
+    if len(stems) < 2:
+        return "", ""
+    first, backwards = stems[0], [stem[::-1] for stem in stems]
+    start = re.match(r".*[_\-. ]|", first[: _shared(stems)])
+    end = re.match(r".*[_\-. ]|", backwards[0][: _shared(backwards)])
+    return (start.group() if start else ""), (end.group()[::-1] if end else "")
+
+
+def _shared(sequences: Sequence[Sequence[str]]) -> int:
+    """How many leading elements all the sequences share."""
+    columns = zip(*sequences, strict=False)
+    return next((i for i, column in enumerate(columns) if len(set(column)) > 1), min(map(len, sequences)))
+
+
+def _core(stem: str, ends: tuple[str, str]) -> str:
+    core = stem.removeprefix(ends[0]).removesuffix(ends[1])
+    return core or stem
+
+
+def _match_by(
+    images: Sequence[Found], masks: Sequence[Found], image_key: Key, mask_key: Key
+) -> list[tuple[Found, Found]]:
+    """The pairs whose keys agree; a key that two images or two masks share decides nothing."""
+    image_counts = Counter(image_key(image) for image in images)
+    mask_counts = Counter(mask_key(mask) for mask in masks)
+    mask_of = {mask_key(mask): mask for mask in masks if mask_counts[mask_key(mask)] == 1}
+    keyed = ((image, mask_of.get(image_key(image))) for image in images if image_counts[image_key(image)] == 1)
+    return [(image, mask) for image, mask in keyed if mask is not None]
+
+
+def _match_groups(images: Sequence[Found], masks: Sequence[Found]) -> tuple[list[tuple[Found, Found]], list[Found]]:
+    def key(one: Found) -> tuple[str, ...]:
+        return one.group
+
+    pairs = _match_by(images, masks, key, key)
+    return pairs, _left_over(images, masks, pairs)
+
+
+def _left_over(images: Sequence[Found], masks: Sequence[Found], pairs: Sequence[tuple[Found, Found]]) -> list[Found]:
+    used = {one.path for pair in pairs for one in pair}
+    return [one for one in (*images, *masks) if one.path not in used]
+
+
+def _by_template(paths: Sequence[Path], template: str, role: Role) -> list[Found]:
+    """The files that a template such as `{split}/img/{name}.jpg` describes."""
+    if "{name}" not in template:
+        raise FullyconvError(
+            "SEG-D003", f"the template {template!r} lacks {{name}}; write for example img/{{name}}.jpg"
+        )
+    pattern = re.escape(template)
+    for field, form in (("name", ".+"), ("split", "[^/]+")):
+        place = re.escape(f"{{{field}}}")
+        pattern = pattern.replace(place, f"(?P<{field}>{form})", 1).replace(place, f"(?P={field})")
+    matches = ((path, re.fullmatch(pattern, path.as_posix())) for path in paths)
+    return [
+        Found(
+            path,
+            role,
+            "",
+            (match["name"], match["split"]) if "split" in match.groupdict() else (match["name"],),
+            SPLIT_WORDS.get(match["split"].lower(), match["split"]) if "split" in match.groupdict() else None,
+        )
+        for path, match in matches
+        if match
+    ]
+
+
+def _named(root: Path, pairs: Sequence[tuple[Found, Found]]) -> list[Pair]:
+    """Pairs named after their image; folders are part of the name where stems alone repeat."""
+    stems = Counter(image.path.stem for image, _ in pairs)
+    alone = max(stems.values()) == 1
+    shared = _shared([image.group for image, _ in pairs])
+    return [
+        Pair(
+            image.path.stem if alone else "/".join((*_without_split(image.group[shared:]), image.path.stem)),
+            root / image.path,
+            root / mask.path,
+        )
+        for image, mask in pairs
+    ]
+
+
+def _without_split(group: Sequence[str]) -> list[str]:
+    return [part for part in group if part.lower() not in SPLIT_WORDS]
+
+
+def _splits(
+    root: Path, pairs: Sequence[Pair], named: Sequence[str | None]
+) -> tuple[dict[str, tuple[Pair, ...]], list[str]]:
+    """Splits from list files, else from folders; a missing val is taken from train."""
+    lists = _lists(root)
+    notes: list[str] = []
+    if lists:
+        splits = {split: tuple(_listed(root, path, pairs)) for split, path in lists.items()}
+        listed = {pair.image for members in splits.values() for pair in members}
+        left = sum(pair.image not in listed for pair in pairs)
+        if left:
+            notes.append(
+                f"{left} pairs are in no list ({', '.join(path.name for path in lists.values())}) and left out"
+            )
+    else:
+        members: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+        for pair, split in zip(pairs, named, strict=True):
+            members.setdefault(split or "train", []).append(pair)
+        splits = {split: tuple(of_split) for split, of_split in members.items() if of_split}
+    if "val" not in splits and len(splits.get("train", ())) > 1:
+        both = split_by_name(splits["train"])
+        splits = {**both, **{split: of_split for split, of_split in splits.items() if split != "train"}}
+        notes.append(
+            f"there is no val split: {len(both['val'])} of {len(both['train'] + both['val'])} pairs were taken "
+            "from train, by a hash of their names, the same every time"
+        )
+    return splits, notes
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    """List files named after splits, in the first folder that has any."""
+    for folder in LIST_FOLDERS:
+        candidates = {word: root / folder / f"{word}.txt" for word in SPLIT_WORDS}
+        found = {SPLIT_WORDS[word]: path for word, path in candidates.items() if path.is_file()}
+        if found:
+            return {split: found[split] for split in SPLITS if split in found}
+    return {}
+
+
+def _listed(root: Path, path: Path, pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs that a list names by path or stem; a name that no pair has becomes a pair of missing files."""
+    by_stem: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_stem[pair.image.stem].append(pair)
+        if pair.mask is not None and pair.mask.stem != pair.image.stem:
+            by_stem[pair.mask.stem].append(pair)
+    entries = [columns[0] for columns in read_list(path)]
+    found = [_closest(entry, by_stem.get(name_in(entry), [])) for entry in entries]
+    if entries and not any(found):
+        similar = nearest(name_in(entries[0]), by_stem)
+        raise FullyconvError(
+            "SEG-D006",
+            f"none of the {len(entries)} names in {path}, such as {entries[0]!r}, is that of a pair"
+            + (f"; the nearest is {similar!r}" if similar else ""),
+        )
+    return [
+        pair or Pair(name_in(entry), root / entry, root / entry) for pair, entry in zip(found, entries, strict=True)
+    ]
+
+
+def _closest(entry: str, candidates: Sequence[Pair]) -> Pair | None:
+    """Of pairs of the same stem, the one whose path shares most of its end with the entry."""
+    parts = [os.path.splitext(part)[0] for part in PureWindowsPath(entry).parts][::-1]
+
+    def agreement(pair: Pair) -> int:
+        return _shared([parts, [os.path.splitext(part)[0] for part in pair.image.parts][::-1]])
+
+    return max(candidates, key=agreement, default=None)
+
+
+def _unlabelled(
+    root: Path, images: Sequence[Found], paired: set[Path], splits: dict[str, tuple[Pair, ...]]
+) -> dict[str, tuple[Pair, ...]]:
+    """Splits whose images have no mask at all, as tests often are."""
+    new: dict[str, list[Pair]] = defaultdict(list)
+    with_masks = {image.split for image in images if image.path in paired}
+    for image in images:
+        if image.split is not None and image.split not in with_masks and image.split not in splits:
+            new[image.split].append(Pair(image.path.stem, root / image.path, None))
+    return {split: tuple(pairs) for split, pairs in new.items()}
+
+
+def _folders_above(root: Path, masks: Sequence[Path]) -> list[Path]:
+    """Where a classes file may be: the root, and every folder from there down to the masks."""
+    parents = Path(os.path.commonpath([mask.parent for mask in masks])) if masks else root
+    inner = [parents, *parents.parents]
+    return [root, *(folder for folder in reversed(inner) if folder.is_relative_to(root) and folder != root)]
+
+
+def _told_unpaired(root: Path, left: Sequence[Path]) -> list[str]:
+    if not left:
+        return []
+    examples = ", ".join(str(path.relative_to(root)) for path in left[:3])
+    return [
+        f"SEG-D021  {len(left)} files found no partner and are left out: {examples}{', ...' if len(left) > 3 else ''}"
+    ]
+
+
+def _nothing_paired(root: Path, images: Sequence[Found], masks: Sequence[Found]) -> FullyconvError:
+    def told(found: Sequence[Found], what: str) -> str:
+        examples = ", ".join(one.path.as_posix() for one in found[:2])
+        return f"{len(found)} {what}" + (f" ({examples}{', ...' if len(found) > 2 else ''})" if found else "")
+
+    similar = ""
+    if images and masks:
+        stems = {mask.path.stem: mask for mask in masks}
+        for image in images[:20]:
+            name = nearest(image.path.stem, stems)
+            if name:
+                similar = f"; the nearest names are {image.path.as_posix()} and {stems[name].path.as_posix()}"
+                break
+    return FullyconvError(
+        "SEG-D003",
+        f"{root}: no image has a mask; found {told(images, 'images')} and {told(masks, 'masks')}{similar}; "
+        "put masks of the images' names into masks/, or say how names go together: "
+        f"'folder:{root}?images=img/{{name}}.jpg&masks=gt/{{name}}_L.png'",
+    )
+
+
+LAYOUT = Layout("images/ and masks/ under any usual names, in splits or not, or side by side", recognise, read)

@@ -1,0 +1,77 @@
+"""A list of pairs: a CSV file or JSON lines with image, mask and, if wanted, split."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from fullyconv.datasets.classes import find_classes_file, labels_of
+from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, split_by_name
+from fullyconv.errors import FullyconvError
+
+SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
+
+
+def recognise(root: Path) -> bool:
+    """Whether the path is such a file, or a folder that holds manifest.csv or manifest.jsonl."""
+    return _file(root) is not None
+
+
+def read(root: Path) -> Dataset:
+    """The pairs of a manifest; paths in it count from its folder, and a classes file beside it names the classes."""
+    file = _file(root)
+    if file is None:
+        raise FullyconvError("SEG-D006", f"{root} is no manifest; expected a file that ends in .csv or .jsonl")
+    rows = _rows(file)
+    members: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+    for number, row in enumerate(rows, start=1):
+        split = str(row.get("split") or "train").strip()
+        members.setdefault(SPLIT_WORDS.get(split.lower(), split), []).append(_pair(file, number, row))
+    splits = {split: tuple(pairs) for split, pairs in members.items() if pairs}
+    notes: tuple[str, ...] = ()
+    if "val" not in splits and len(splits.get("train", ())) > 1:
+        splits = {**splits, **split_by_name(splits["train"])}
+        notes = (f"there is no val split: {len(splits['val'])} pairs were taken from train, by a hash of their names",)
+    masks = [pair.mask for pairs in splits.values() for pair in pairs if pair.mask is not None and pair.mask.is_file()]
+    if not masks:
+        missing = next((pair.mask for pairs in splits.values() for pair in pairs if pair.mask), None)
+        told = f"the first is {missing}" if missing else "the column mask is empty"
+        raise FullyconvError("SEG-D003", f"{file} lists {len(rows)} pairs, but none of their masks exists; {told}")
+    labels, more = labels_of(masks, find_classes_file([file.parent]))
+    return Dataset("manifest", root, labels, splits, (*notes, *more))
+
+
+def _file(root: Path) -> Path | None:
+    if root.is_file():
+        return root if root.suffix.lower() in SUFFIXES else None
+    candidates = (root / f"manifest{suffix}" for suffix in sorted(SUFFIXES))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() in {".jsonl", ".ndjson"}:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            lines = [line for line in text.splitlines() if line.strip()]
+            rows = list(csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+    except (OSError, ValueError, csv.Error) as error:
+        raise FullyconvError("SEG-D006", f"{file} cannot be read: {error}") from None
+    if not rows:
+        raise FullyconvError("SEG-D006", f"{file} lists no pairs; expected the columns image and mask")
+    return [{str(key).strip().lower(): value for key, value in row.items()} for row in rows]
+
+
+def _pair(file: Path, number: int, row: dict[str, Any]) -> Pair:
+    if not row.get("image") or "mask" not in row:
+        raise FullyconvError(
+            "SEG-D006", f"{file}, entry {number}: expected the columns image and mask, got {', '.join(row)}"
+        )
+    image = Path(str(row["image"]).strip())
+    name = image.name if image.is_absolute() else image.as_posix()
+    mask = str(row["mask"] or "").strip()
+    return Pair(name.removesuffix(image.suffix), file.parent / image, file.parent / mask if mask else None)
+
+
+LAYOUT = Layout("a .csv or .jsonl file with the columns image, mask and split (manifest)", recognise, read)
