@@ -49,7 +49,9 @@ def class_bars(values: Array, names: Sequence[str], colors: Sequence[Color]) -> 
             linewidth=0.6,
         )
         text = f"{100 * value:.1f}" if known else "in neither truth nor prediction"
-        axes.text(100 * value + 1 if known else 1, place, text, va="center", fontsize=size, color=INK)
+        # White behind the number, so that the line of the mean does not cross it.
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        axes.text(100 * value + 1 if known else 1, place, text, va="center", fontsize=size, color=INK, bbox=behind)
     axes.set_yticks(range(len(order)), [_short(names[index]) for index in order], fontsize=size)
     axes.set_ylim(-0.7, len(order) - 0.3)
     axes.set_xlim(0, 108)
@@ -60,6 +62,7 @@ def class_bars(values: Array, names: Sequence[str], colors: Sequence[Color]) -> 
         axes.axvline(mean, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
         axes.set_title(f"mean IoU {mean:.1f}", loc="left", fontsize=11)
     axes.tick_params(axis="y", length=0)
+    _without_box(axes)
     return figure
 
 
@@ -80,6 +83,9 @@ def confusion(counts: Array, names: Sequence[str]) -> "Figure":
     # The square root keeps a confusion of a few percent visible beside the diagonal.
     picture = axes.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=10)
     if classes <= MOST_NUMBERS:
+        axes.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=0.6)
         for row, column in np.argwhere(share >= 0.5):
             value = share[row, column]
             shade = "white" if value > 40 else INK
@@ -87,9 +93,6 @@ def confusion(counts: Array, names: Sequence[str]) -> "Figure":
     short = [_short(name) for name in names]
     axes.set_xticks(range(classes), short, rotation=90, fontsize=size)
     axes.set_yticks(range(classes), short, fontsize=size)
-    axes.set_xticks(np.arange(classes - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(classes - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.6)
     axes.tick_params(which="both", length=0)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
@@ -143,6 +146,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     score_axes.set_xlabel("step")
     for axes in (loss_axes, rate_axes, score_axes):
         axes.grid(color="#e6e6e6", linewidth=0.7)
+        _without_box(axes)
     return figure
 
 
@@ -156,6 +160,11 @@ def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _without_box(axes: "Axes") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
 
 
 def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[Array, Array]:

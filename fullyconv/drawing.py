@@ -45,7 +45,12 @@ def overlay(
     edges = _edges(mask) & (mask < len(labels))
     mixed[edges] = colors[edges]
     picture = Image.fromarray(mixed)
-    return _with_legend(picture, _entries(mask, labels)) if legend else picture
+    return with_legend(picture, mask, labels) if legend else picture
+
+
+def with_legend(picture: Image.Image, mask: np.ndarray[Any, Any], labels: LabelSet) -> Image.Image:
+    """The picture with the names and colours of the mask's classes below it, or beside it if it is tall."""
+    return _with_entries(picture, _entries(mask, labels))
 
 
 def mistakes(
@@ -157,7 +162,7 @@ def _entries(mask: np.ndarray[Any, Any], labels: LabelSet) -> list[tuple[str, Co
     return [*entries, (IGNORED, None)] if (present >= len(labels)).any() else entries
 
 
-def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color | None]]) -> Image.Image:
+def _with_entries(picture: Image.Image, entries: Sequence[tuple[str, Color | None]]) -> Image.Image:
     picture = _enlarged(picture)
     font = _font(_text_size(max(picture.size)))
     chip, line, gap = round(font.size * 1.1), round(font.size * 1.75), round(font.size * 0.8)

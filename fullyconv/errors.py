@@ -205,14 +205,112 @@ FAULTS: dict[str, Fault] = {
         "A report replaces an earlier report as a whole; anything else in the folder would be lost.",
         "Give `--out` a new folder.",
     ),
-    "SEG-E008": Fault(
-        "Classes cannot be inferred from the true masks",
-        "Without `--data`, class i is the value i. Colours and very large values need a table of classes.",
-        "Give the dataset that the truth belongs to: `fullyconv score PREDICTIONS TRUTH --data DATA`.",
-    ),
     # M: models and model folders
+    "SEG-M001": Fault(
+        "Unknown model",
+        "A model's name is fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk: vgg16, or a network that timm knows.",
+        "Take the nearest name that the message offers, such as fcn8s-resnet18.",
+    ),
+    "SEG-M002": Fault(
+        "The trunk has no map at a wanted stride",
+        "Scores are taken from feature maps at strides 4, 8, 16 and 32. Vision transformers and some networks have only "
+        "one or two of these.",
+        "Use the coarser fcn16s- or fcn32s- form that the message offers, or another trunk.",
+    ),
+    "SEG-M003": Fault(
+        "Pretrained weights cannot be fetched",
+        "--pretrained hub asks timm to download the classifier's weights, and the hub could not be reached.",
+        "Fetch the file on another machine and give its path with --pretrained, or train from scratch: --pretrained none.",
+    ),
+    "SEG-M004": Fault(
+        "No readable weights",
+        "--pretrained takes a .safetensors or .pth file of plain tensors, a model folder or a run folder. Pickled objects "
+        "are never executed.",
+        "Check the path; save a pickled network again as its state_dict.",
+    ),
+    "SEG-M005": Fault(
+        "The weights fit nothing",
+        "Weights are taken over by name and number of values; none of the file's fits the network's trunk.",
+        "Choose the model whose trunk the file was made for.",
+    ),
+    "SEG-M006": Fault(
+        "The number of classes does not fit",
+        "A network scores as many classes as its last layer has channels, which is not the number of classes here.",
+        "Make a new model for this data; --pretrained RUN keeps the trunk's weights.",
+    ),
+    "SEG-M010": Fault(
+        "No model there",
+        "A model folder holds config.json and model.safetensors; a run folder holds one under model/.",
+        "Check the path; `fullyconv train DATA` makes a run.",
+    ),
+    "SEG-M011": Fault(
+        "Damaged model folder",
+        "config.json or model.safetensors is truncated, altered, or of another network.",
+        "Copy the folder again from where it was made.",
+    ),
     # P: prediction
+    "SEG-P001": Fault(
+        "No images to predict",
+        "An input is a file, a folder of images, or a glob; this one leads to none.",
+        "Check the path; quote globs so that the shell leaves them alone.",
+    ),
+    "SEG-P002": Fault(
+        "Two inputs would share an output",
+        "Masks are named after their images, and where names repeat, after folder and image; these still coincide.",
+        "Predict them one folder at a time, each into its own --out.",
+    ),
+    "SEG-P003": Fault(
+        "The masks exist already",
+        "Predictions never overwrite files.",
+        "Choose another --out, or remove the old masks.",
+    ),
+    "SEG-P004": Fault(
+        "A tile that does not fit the network",
+        "Tiles must start where the coarsest map has its cells, so their side is a multiple of its stride.",
+        "Take the size that the message offers, or auto.",
+    ),
     # T: training
+    "SEG-T001": Fault(
+        "The run folder exists already",
+        "A run is never overwritten.",
+        "Go on with it by --resume, or choose another name with --out.",
+    ),
+    "SEG-T002": Fault(
+        "Nothing to resume",
+        "--resume follows the plan.json of the run in --out, and there is none.",
+        "Leave --resume out to begin the run, or check --out.",
+    ),
+    "SEG-T003": Fault(
+        "No readable checkpoint",
+        "All checkpoints of the run are damaged, although each is written whole or not at all; the disk may be.",
+        "Train anew under another --out.",
+    ),
+    "SEG-T004": Fault(
+        "An image without a mask",
+        "Training needs a mask for every image of the train and val splits.",
+        "Label the image or take it out of the split.",
+    ),
+    "SEG-T005": Fault(
+        "Image and mask differ in size",
+        "Every pixel of an image needs its own value in the mask.",
+        "Export the mask at the image's size, without resampling colours; `fullyconv check DATA` lists all such pairs.",
+    ),
+    "SEG-T006": Fault(
+        "The length of the run is unclear",
+        "A run is as long as one of --epochs, --steps or --budget says.",
+        "Give one of them, above zero; a budget such as 90s, 30m or 2h.",
+    ),
+    "SEG-T007": Fault(
+        "The batch cannot be split evenly",
+        "Every process takes the same number of images per step, in the same number of parts.",
+        "Take the batch size that the message offers.",
+    ),
+    "SEG-T008": Fault(
+        "The loss is not a number",
+        "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe `heavy` "
+        "needs rates about 100,000 times smaller than a mean.",
+        "Lower --lr tenfold, and train under another --out.",
+    ),
     "SEG-T030": Fault(
         "A target holds a value that is no class",
         "The loss met a mask value that is neither a class of the model nor the value to ignore. To skip it silently "

@@ -25,10 +25,12 @@ from torch import Tensor
 from fullyconv import charts, drawing, images, metrics
 from fullyconv.artefact import replace_folder
 from fullyconv.datasets import Dataset, Pair, open_dataset
+from fullyconv.datasets.classes import find_classes_file, labels_of
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
-from fullyconv.mask_folders import holds_indices, inferred_labels, matched, read_prediction
+from fullyconv.mask_folders import holds_indices, matched, read_prediction
 from fullyconv.prediction import Segmenter, load
+from fullyconv.report import write_report
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -117,7 +119,8 @@ class Report:
     def write(self, folder: str | Path) -> None:
         """Writes the folder of a report, whole or not at all; an earlier report there is replaced.
 
-        `report.json`, `per_class.csv`, `per_image.csv`, `confusion.csv`, `plots/` and `worst/`.
+        `report.html` holds all that is in `report.json`, `per_class.csv`, `per_image.csv`, `confusion.csv`, `plots/`
+        and `worst/`.
         """
         folder = Path(folder)
         refuse_foreign(folder)
@@ -129,6 +132,7 @@ class Report:
             self._write_tables(fresh)
             self._write_plots(fresh / "plots")
             self._write_worst(fresh / "worst")
+            write_report(fresh)
             replace_folder(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -167,9 +171,11 @@ class Report:
         for rank, (name, value) in enumerate(self.per_image()[:WORST], start=1):
             if math.isnan(value):
                 return
-            panels = _panels(self.view(places[name]), self.labels)
+            view = self.view(places[name])
+            sheet = drawing.side_by_side(_panels(view, self.labels), columns=2)
+            picture = drawing.with_legend(sheet, np.stack((view.target, view.pred)), self.labels)
             safe = re.sub(r"[^\w.-]+", "_", name)
-            drawing.side_by_side(panels, columns=2).save(folder / f"{rank:02d}_{100 * value:.1f}_{safe}.png")
+            picture.save(folder / f"{rank:02d}_{100 * value:.1f}_{safe}.png")
 
 
 def evaluate(
@@ -214,7 +220,8 @@ def score(predictions: Path, truth: Path, *, data: str | None = None, out: Path 
     Args:
         predictions: Folder of masks; files without a counterpart in TRUTH are left aside.
         truth: Folder of masks.
-        data: A dataset (a path, or LAYOUT:PATH) whose classes TRUTH has; if left out, they are inferred from TRUTH.
+        data: A dataset (a path, or LAYOUT:PATH) whose classes TRUTH has; if left out, a classes file in or beside TRUTH
+            names them, or they are inferred from its masks.
         out: Folder for the report: tables, charts, the worst images. An earlier report there is replaced.
 
     Example:
@@ -223,7 +230,10 @@ def score(predictions: Path, truth: Path, *, data: str | None = None, out: Path 
     if out is not None:
         refuse_foreign(out)
     pairs = matched(predictions, truth)
-    labels = open_dataset(data).labels if data is not None else inferred_labels([true for _, true in pairs])
+    if data is not None:
+        labels = open_dataset(data).labels
+    else:
+        labels, _ = labels_of([true for _, true in pairs], find_classes_file((truth, truth.parent)))
     indices = holds_indices([predicted for predicted, _ in pairs], labels)
 
     def read(pair: tuple[Path, Path]) -> tuple[Tensor, Tensor]:

@@ -35,23 +35,6 @@ def matched(predictions: Path, truth: Path) -> list[tuple[Path, Path]]:
     return [(predicted[name], true[name]) for name in sorted(true)]
 
 
-def inferred_labels(files: Sequence[Path]) -> LabelSet:
-    """The label set of masks that come without one: classes 0 to the largest value, or 0 and 255 as two classes."""
-    values = _values(files)
-    if values is None or not 0 <= min(values) <= max(values - {255}, default=0) < 1000:
-        held = "colours" if values is None else f"values from {min(values)} to {max(values)}"
-        raise FullyconvError(
-            "SEG-E008",
-            f"{files[0].parent} holds {held}, from which no classes can be inferred; give them with --data DATA",
-        )
-    if 255 in values and values <= {0, 255}:
-        return LabelSet(("background", "foreground"), table=((0, 0), (255, 1)))
-    num_classes = max(values - {255}) + 1
-    palette = images.palette_colors(files[0]) or []
-    colors = tuple(palette[:num_classes]) if len(palette) >= num_classes else ()
-    return LabelSet(tuple(f"class {index}" for index in range(num_classes)), colors)
-
-
 def holds_indices(files: Sequence[Path], labels: LabelSet) -> bool:
     """Whether numbers in predictions are class indices; else they are the dataset's own values.
 
