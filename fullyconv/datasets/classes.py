@@ -182,7 +182,8 @@ def is_noisy_binary(found: Survey) -> bool:
     if found.coded_by_color:
         return False
     middle = [value for value in found.numbers if 64 <= value < 192]
-    if len(middle) < 3 or found.numbers[-1] > 255 or 255 not in found.counts or 0 not in found.counts:
+    upper = [value for value in found.numbers if 192 <= value < 255]
+    if len(middle) < 3 or not upper or found.numbers[-1] > 255 or not {0, 255} <= found.counts.keys():
         return False
     typical = sum(found.counts[value] for value in middle) / len(middle)
     ends = found.share(0, 31) + found.share(224, 255)
