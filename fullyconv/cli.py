@@ -22,7 +22,7 @@ from fullyconv.errors import FAULTS, Fault, FullyconvError
 COMMANDS = {
     "quickstart": "fullyconv.experiments.quickstart:quickstart",
     "check": "fullyconv.doctor:check",
-    "train": "fullyconv.training:train",
+    "train": "fullyconv.training.run:train",
     "evaluate": "fullyconv.evaluation:evaluate",
     "score": "fullyconv.evaluation:score",
     "predict": "fullyconv.prediction:predict_files",

@@ -360,4 +360,9 @@ FAULTS: dict[str, Fault] = {
         "The command writes a new folder and never over an older result.",
         "Name another folder with `--out`, or move the old one away.",
     ),
+    "SEG-U009": Fault(
+        "An optional package is missing",
+        "Packages that only one command needs are left out of the plain installation.",
+        "Install the extra that the message names, such as `pip install 'fullyconv[quickstart]'`.",
+    ),
 }
