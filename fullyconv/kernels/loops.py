@@ -160,12 +160,13 @@ def expand(
 def blend(upper: Array, lower: Array, t: Any, blended: Array) -> None:
     """Fills `blended` with the pixel row at share `t` of the way from `upper` to `lower`, all `(K, LANES)`."""
     s = ONE - t
-    if t == ZERO:
-        blended[:] = upper
-        return
     for k in range(len(blended)):
-        for lane in range(LANES):
-            blended[k, lane] = s * upper[k, lane] + t * lower[k, lane]
+        if t == ZERO:
+            for lane in range(LANES):
+                blended[k, lane] = upper[k, lane]
+        else:
+            for lane in range(LANES):
+                blended[k, lane] = s * upper[k, lane] + t * lower[k, lane]
 
 
 @compiled
@@ -364,9 +365,9 @@ def cross_entropy_slabs(
             stop = min(start + LANES, width)
             expand(scores, image, row, all_classes, left, right, column_shares, start, stop, upper)
             expand(scores, image, below, all_classes, left, right, column_shares, start, stop, lower)
-            to_upper[:] = ZERO
-            to_lower[:] = ZERO
-            loss[:] = ZERO
+            to_upper.fill(ZERO)
+            to_lower.fill(ZERO)
+            loss.fill(ZERO)
             for y in range(slab_starts[row], slab_starts[row + 1]):
                 pixels = target[image, y, start:stop]
                 mass, counted, unknown = read_target(pixels, ignore_index, weight, keep, spread, own, hot, total)
@@ -418,7 +419,7 @@ def find_contenders(scores: Array, image: int, row: int, below: int, alive: Arra
             bar[c] = smallest if smallest > bar[c] else bar[c]
     for c in range(columns):
         if doubt[c] != ZERO:
-            alive[:] = 1
+            alive.fill(1)
             return True
     for k in range(classes):
         for c in range(columns):
@@ -449,9 +450,9 @@ def contest(upper: Array, lower: Array, t: Any, classes: Array, best: Array, win
 @compiled
 def careful_contest(logits: Array, best: Array, winner: Array) -> None:
     """As `contest`, of blended logits of all classes that may hold infinities and NaN: the first NaN wins."""
-    best[:] = logits[0]
-    winner[:] = 0
-    for k in range(1, len(logits)):
+    best.fill(-np.inf)
+    winner.fill(0)
+    for k in range(len(logits)):
         for lane in range(LANES):
             score = logits[k, lane]
             if score > best[lane] or (np.isnan(score) and not np.isnan(best[lane])):
@@ -494,7 +495,9 @@ def argmax_slabs(
                 contenders[count] = k
                 count += somewhere
             if count == 1:
-                mask[image, top:bottom, start:stop] = contenders[0]
+                for y in range(top, bottom):
+                    for x in range(start, stop):
+                        mask[image, y, x] = contenders[0]
                 continue
             chosen = contenders[:count]
             expand(scores, image, row, chosen, left, right, column_shares, start, stop, upper)
