@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 INK, QUIET, ACCENT, SECOND = "#222222", "#8a8a8a", "#2563b0", "#c2571a"
-SCORES = {
-    "mean_iou": (ACCENT, "mean IoU"),
-    "pixel_accuracy": (SECOND, "pixel accuracy"),
-    "mean_accuracy": ("#6a51a3", "mean accuracy"),
-    "frequency_weighted_iou": ("#3a8a5c", "frequency weighted IoU"),
+SCORE_COLORS = {
+    "mean_iou": ACCENT,
+    "pixel_accuracy": SECOND,
+    "mean_accuracy": "#6a51a3",
+    "frequency_weighted_iou": "#3a8a5c",
 }
 MOST_NUMBERS = 25  # classes up to which each cell of a confusion matrix carries its number
 
@@ -124,10 +124,18 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     rate_axes.plot(*_series(training, "lr"), color=QUIET, linewidth=1.4)
     rate_axes.set_title("learning rate", loc="left", fontsize=11)
     rate_axes.set_ylim(bottom=0)
-    for name, (color, title) in SCORES.items():
+    for name, color in SCORE_COLORS.items():
         steps, values = _series(validations, name)
         if len(values):
-            score_axes.plot(steps, 100 * values, color=color, linewidth=1.6, marker="o", markersize=3, label=title)
+            score_axes.plot(
+                steps,
+                100 * values,
+                color=color,
+                linewidth=1.6,
+                marker="o",
+                markersize=3,
+                label=name.replace("_", " ").replace("iou", "IoU"),
+            )
     steps, values = _series(validations, "mean_iou")
     if len(values) and not np.isnan(values).all():
         best = int(np.nanargmax(values))

@@ -77,12 +77,14 @@ class Report:
         tally: The counts.
         title: What was scored on what.
         view: Gives the image of an index, for the pictures of the worst.
+        notes: What was inferred about the data, in sentences for the user.
     """
 
     labels: LabelSet
     tally: Tally
     title: str
     view: Callable[[int], View]
+    notes: tuple[str, ...] = ()
 
     @property
     def confusion(self) -> Int64[Tensor, "k k"]:
@@ -143,8 +145,11 @@ class Report:
 
         console = Console(width=min(100, shutil.get_terminal_size().columns), highlight=False)
         with console.capture() as captured:
-            for part in _tables(self.to_json()):
-                console.print(part)
+            for line in (f"{self.title}: {len(self.tally.names)} images, scores in percent", *self.notes):
+                console.print(line, soft_wrap=True, markup=False)
+            for table in _tables(self.to_json()):
+                console.print()
+                console.print(table)
         return captured.get().rstrip()
 
     def _write_tables(self, folder: Path) -> None:
@@ -179,7 +184,7 @@ class Report:
 
 
 def evaluate(
-    model: str | Path | Segmenter, data: str | Path | Dataset, *, split: str = "val", out: Path | None = None
+    model: str | Path | Segmenter, data: str | Path | Dataset, *, split: str = "val", out: str | Path | None = None
 ) -> Report:
     """Scores a model on a dataset, through the same code that predicts for users, at the size of the masks.
 
@@ -193,7 +198,7 @@ def evaluate(
         fullyconv evaluate runs/a data/ --split val --out runs/a/on-val
     """
     if out is not None:
-        refuse_foreign(out)
+        refuse_foreign(Path(out))
     dataset = open_dataset(data)
     pairs = _with_masks(dataset, split)
     segmenter = model if isinstance(model, Segmenter) else load(model)
@@ -206,13 +211,19 @@ def evaluate(
         truth = _translation(dataset.labels, segmenter.labels)(target)
         return View(images.to_rgb(image), truth.numpy(), segmenter(image).mask)
 
-    report = Report(segmenter.labels, tally, f"{name} on {dataset.root}, split {split}", view)
+    report = Report(segmenter.labels, tally, f"{name} on {dataset.root}, split {split}", view, dataset.notes)
     if out is not None:
         report.write(out)
     return report
 
 
-def score(predictions: Path, truth: Path, *, data: str | None = None, out: Path | None = None) -> Report:
+def score(
+    predictions: str | Path,
+    truth: str | Path,
+    *,
+    data: str | Path | Dataset | None = None,
+    out: str | Path | None = None,
+) -> Report:
     """Scores a folder of predicted masks, from any tool, against a folder of true masks with the same names.
 
     A prediction holds class indices, or the dataset's own values or colours.
@@ -227,13 +238,14 @@ def score(predictions: Path, truth: Path, *, data: str | None = None, out: Path 
     Example:
         fullyconv score masks/ data/valannot --data data/
     """
+    predictions, truth = Path(predictions), Path(truth)
     if out is not None:
-        refuse_foreign(out)
+        refuse_foreign(Path(out))
     pairs = matched(predictions, truth)
-    if data is not None:
-        labels = open_dataset(data).labels
+    if data is None:
+        labels, notes = labels_of([true for _, true in pairs], find_classes_file((truth, truth.parent)))
     else:
-        labels, _ = labels_of([true for _, true in pairs], find_classes_file((truth, truth.parent)))
+        labels, notes = open_dataset(data).labels, ()
     indices = holds_indices([predicted for predicted, _ in pairs], labels)
 
     def read(pair: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
@@ -252,7 +264,7 @@ def score(predictions: Path, truth: Path, *, data: str | None = None, out: Path 
         target, pred = read(pairs[index])
         return View(None, target.numpy(), pred.numpy())
 
-    report = Report(labels, tally, f"{predictions} against {truth}", view)
+    report = Report(labels, tally, f"{predictions} against {truth}", view, notes)
     if out is not None:
         report.write(out)
     return report
@@ -416,7 +428,6 @@ def _tables(values: Mapping[str, Any]) -> Iterator[Any]:
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.2f}"
 
-    yield f"{values['title']}: {values['images']} images, scores in percent"
     classes = Table("class", box=None, pad_edge=False)
     for heading in ("IoU", "accuracy", "pixels"):
         classes.add_column(heading, justify="right")
@@ -425,17 +436,14 @@ def _tables(values: Mapping[str, Any]) -> Iterator[Any]:
     yield classes
     low, high = values["mean_iou_interval"]
     scores = Table(box=None, pad_edge=False, show_header=False)
-    for name in ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"):
+    for name, title in metrics.TITLES.items():
         interval = f"95 % of resampled datasets: {percent(low)} to {percent(high)}" if name == "mean_iou" else ""
-        scores.add_row(name.replace("_", " "), percent(values[name]), interval)
-    yield ""
+        scores.add_row(title, percent(values[name]), interval)
     yield scores
-    yield ""
-    yield "mean IoU of the same masks as programs define it"
     programs: dict[str, list[str]] = {}
     for name, value in values["conventions"].items():
         programs.setdefault(percent(value), []).append(name)
-    others = Table(box=None, pad_edge=False, show_header=False)
+    others = Table("mean IoU", "as these define it", box=None, pad_edge=False)
     for shown, names in programs.items():
         others.add_row(shown, ", ".join(names))
     yield others

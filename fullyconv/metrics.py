@@ -19,6 +19,14 @@ from fullyconv.errors import FullyconvError
 
 Absent = Literal["paper", "target", "zero", "one", "nan"]
 
+TITLES = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "frequency weighted IoU",
+}
+"""The names of the four `scores` for people."""
+
 CONVENTIONS: dict[str, str] = {
     "paper": "The paper's: a class in neither truth nor prediction is left out; one that is only predicted counts 0.",
     "pytorch_fcn": "pytorch-fcn and the authors' score.py: the paper's.",

@@ -14,12 +14,6 @@ from PIL import Image
 from fullyconv import charts, metrics
 
 WIDEST = 1400  # pixels; wider pictures are reduced for the page, the files keep their size
-SCORES = {
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iou": "frequency weighted IoU",
-}
 SHOWN_VALUES = 12  # of a list, such as the class weights
 
 STYLE = """
@@ -29,7 +23,7 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem; }
 p { margin: .25rem 0 .75rem; max-width: 46rem; }
@@ -53,7 +47,11 @@ figure img { max-width: 100%; height: auto; display: block; background: #fff; bo
   border-radius: 10px; padding: 6px; }
 figcaption { margin-top: .3rem; }
 summary { cursor: pointer; color: var(--accent); margin: .75rem 0; }
-@media (max-width: 40rem) { th, td { padding: .3rem .5rem; } th { white-space: normal; } .bar { min-width: 3rem; } }
+@media (max-width: 40rem) {
+  th, td { padding: .3rem .5rem; }
+  th { white-space: normal; }
+  .bar { width: 25%; min-width: 3rem; }
+}
 code { font-family: ui-monospace, Consolas, monospace; font-size: .9em; }
 """
 
@@ -121,7 +119,8 @@ def _headline(folder: Path, values: Mapping[str, Any], plan: Mapping[str, Any]) 
     if not values:
         return f"<h1>{html.escape(title)}</h1><p class=quiet>{'<br>'.join(about)}</p><p>Not evaluated yet.</p>"
     tiles = "".join(
-        f"<div class=tile><b>{_percent(values[key])}</b><span>{label}</span></div>" for key, label in SCORES.items()
+        f"<div class=tile><b>{_percent(values[name])}</b><span>{metrics.TITLES[name]}</span></div>"
+        for name in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
     )
     low, high = values.get("mean_iou_interval", (None, None))
     counted = f"Percent, over {values['images']} images and {len(values['classes'])} classes, at the size of the masks."

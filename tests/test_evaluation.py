@@ -188,7 +188,7 @@ def test_the_worst_images_come_first() -> None:
 
 def test_the_terminal_shows_classes_scores_and_conventions(dataset: Dataset) -> None:
     text = str(evaluate(Reader(), dataset))
-    for shown in ("stone", "50.00", "mean iou", "61.11", "smp_micro", "2 images"):
+    for shown in ("stone", "50.00", "mean IoU", "61.11", "smp_micro", "2 images"):
         assert shown in text, shown
 
 
