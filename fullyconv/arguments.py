@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from fullyconv.errors import FullyconvError
 
 WIDTH = 100
-COLUMN = 30
+COLUMN = 35
 CONFIG_HELP = "YAML file of options, such as a run's args.yaml; what is given here wins."
 JSON_HELP = "Print one JSON object on stdout, and everything else on stderr."
 
@@ -330,7 +330,7 @@ def _help_with_default(parameter: Parameter) -> str:
 
 def _row(left: str, right: str) -> str:
     lines = textwrap.wrap(right, WIDTH - COLUMN) or [""]
-    if len(left) > COLUMN - 4:
+    if len(left) > COLUMN - 3:
         lines.insert(0, "")
     first = f"  {left:<{COLUMN - 2}}{lines[0]}".rstrip()
     return "\n".join([first, *(" " * COLUMN + line for line in lines[1:])])

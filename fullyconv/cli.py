@@ -22,7 +22,7 @@ from fullyconv.errors import FAULTS, Fault, FullyconvError
 COMMANDS = {
     "quickstart": "fullyconv.experiments.quickstart:quickstart",
     "check": "fullyconv.doctor:check",
-    "train": "fullyconv.training.run:train",
+    "train": "fullyconv.training:train",
     "evaluate": "fullyconv.evaluation:evaluate",
     "score": "fullyconv.evaluation:score",
     "predict": "fullyconv.prediction:predict_files",
@@ -130,7 +130,7 @@ def _refuse(fault: FullyconvError, as_json: bool) -> int:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {command:<12}{_summary(command)}" for command in COMMANDS)
+    commands = "\n".join(f"  {command:<12}{_summary(target)}" for command, target in COMMANDS.items())
     return f"""usage: fullyconv COMMAND ...
 
 Fully convolutional networks for semantic segmentation.
@@ -144,14 +144,16 @@ Example:
   fullyconv train data/ --out runs/a --budget 30m"""
 
 
-def _summary(command: str) -> str:
-    """The first line of a command's docstring, read from the source so that nothing heavy is imported."""
-    module, name = COMMANDS[command].split(":")
+def _summary(target: str) -> str:
+    """The first docstring line of `module:function`, read from the source so that nothing heavy is imported."""
+    module, name = target.split(":")
     path = Path(__file__).parent.joinpath(*module.split(".")[1:])
     source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
     for node in ast.parse(source).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return (ast.get_docstring(node) or "").partition("\n")[0]
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return _summary(f"{node.module}:{name}")
     raise LookupError(f"{module} has no function {name}")
 
 
