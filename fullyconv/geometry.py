@@ -142,4 +142,3 @@ def tile_plan(size: int, tile: int, stride: int, halo: int) -> list[Tile]:
         Tile(max(0, inner - margin), min(size, inner + tile + margin), inner, min(size, inner + tile))
         for inner in range(0, size, tile)
     ]
-

@@ -1,0 +1,241 @@
+"""Operations on networks: linear layers as convolutions, weights moved from net to net, the grid of any layer."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fullyconv.geometry import Grid
+
+
+def linear_to_conv(linear: nn.Linear, kernel_size: tuple[int, int] = (1, 1)) -> nn.Conv2d:
+    """The convolution whose kernel covers the whole input of a linear layer, so that it slides over larger ones.
+
+    Args:
+        linear: A layer that reads a flattened `(C, height, width)` map.
+        kernel_size: That map's `(height, width)`.
+
+    Raises:
+        ValueError: If the layer's input is not a whole number of such maps.
+
+    Source: Long, Shelhamer and Darrell 2015, section 3.1.
+    """
+    height, width = kernel_size
+    channels, rest = divmod(linear.in_features, height * width)
+    if rest:
+        raise ValueError(
+            f"a linear layer with {linear.in_features} inputs cannot read maps of {height} x {width} cells"
+        )
+    conv = nn.Conv2d(channels, linear.out_features, kernel_size, bias=linear.bias is not None)
+    with torch.no_grad():
+        conv.weight.copy_(linear.weight.view_as(conv.weight))
+        if conv.bias is not None:
+            conv.bias.copy_(linear.bias)
+    return conv.to(linear.weight)
+
+
+def conv_to_linear(conv: nn.Conv2d) -> nn.Linear:
+    """The linear layer that a convolution is on an input just as large as its kernel: `linear_to_conv`, inverted."""
+    linear = nn.Linear(conv.weight[0].numel(), conv.out_channels, bias=conv.bias is not None)
+    with torch.no_grad():
+        linear.weight.copy_(conv.weight.flatten(1))
+        if conv.bias is not None:
+            linear.bias.copy_(conv.bias)
+    return linear.to(conv.weight)
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """What became of the weights: names taken over, source names with no place, target names left as they were."""
+
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def transplant(target: nn.Module, source: Mapping[str, Tensor]) -> Transplant:
+    """Copies weights into `target` by name, changing it; a tensor of another shape but as many values is reshaped.
+
+    Reshaping is what turns a classifier's linear weights `(out, C * h * w)` into a kernel `(out, C, h, w)`.
+
+    Source: `surgery.transplant` of the authors' release.
+    """
+    state = target.state_dict()
+    fitting = {name for name, tensor in source.items() if name in state and state[name].numel() == tensor.numel()}
+    with torch.no_grad():
+        for name in fitting:
+            state[name].copy_(source[name].reshape(state[name].shape))
+    return Transplant(
+        kept=tuple(name for name in source if name in fitting),
+        dropped=tuple(name for name in source if name not in fitting),
+        missing=tuple(name for name in state if name not in fitting),
+    )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where the outputs of a network lie on its input, and which operations look at the whole image at once."""
+
+    grids: tuple[Grid, ...]
+    channels: tuple[int, ...]
+    global_operations: tuple[str, ...]
+
+
+@torch.no_grad()
+def trace(module: Callable[[Tensor], Sequence[Tensor]], channels: int = 3, size: tuple[int, int] = (128, 160)) -> Trace:
+    """The grid of each output of a network, composed exactly through every convolution, pool and join on the way.
+
+    The network runs once on a blank image while every torch function that it calls is watched, so any way of writing
+    a forward pass will do. Operations that mix all positions (squeeze-and-excitation, attention) are named; the
+    grid is then that of the local path.
+
+    Args:
+        module: Gives a sequence of maps `(1, C, h, w)` for an image `(1, channels, height, width)`.
+        channels: Bands of the image.
+        size: Height and width of the blank image; unlike, so that the two axes can be told apart.
+
+    Raises:
+        ValueError: If an output has no grid, or maps of unlike strides are added.
+    """
+    watch = _GridMode()
+    image = torch.zeros(1, channels, *size)
+    _mark(image, Grid(), size)
+    with watch:
+        outputs = module(image)
+    for number, output in enumerate(outputs):
+        if _placed(output) is None:
+            raise ValueError(f"output {number} of the network does not follow from its input cell by cell")
+    placed = [_placed(output) for output in outputs]
+    return Trace(
+        tuple(place.grid for place in placed if place),
+        tuple(output.shape[1] for output in outputs),
+        tuple(dict.fromkeys(watch.global_operations)),
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The grid of a map and its height and width, which stand at axes 2, 3 or, channels last, at 1, 2."""
+
+    grid: Grid
+    size: tuple[int, int]
+
+    def holds(self, tensor: Tensor) -> bool:
+        return tensor.ndim == 4 and self.size in (tuple(tensor.shape[2:]), tuple(tensor.shape[1:3]))
+
+
+def _placed(tensor: Tensor) -> _Place | None:
+    return getattr(tensor, "_fullyconv_place", None)
+
+
+def _mark(tensor: Tensor, grid: Grid, size: tuple[int, int]) -> None:
+    tensor._fullyconv_place = _Place(grid, size)  # type: ignore[attr-defined]
+
+
+class _GridMode(TorchFunctionMode):
+    """Hands the grid of a function's inputs on to its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.global_operations: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        places = [place for tensor in _tensors((*args, *kwargs.values())) if (place := _placed(tensor))]
+        name = getattr(func, "__name__", "").strip("_")
+        for result in _tensors([output]) if places else ():
+            if name in _WINDOWED:
+                _mark(result, _WINDOWED[name](places[0].grid, args, kwargs), _spatial(result))
+            elif name == "pad" and result.ndim == 4:
+                amounts = args[1] if len(args) > 1 else kwargs["pad"]
+                _mark(result, places[0].grid.crop(-amounts[0]), _spatial(result))
+            else:
+                self._carry_over(name, places, result)
+        return output
+
+    def _carry_over(self, name: str, places: list[_Place], result: Tensor) -> None:
+        same = [place for place in places if place.holds(result)]
+        if not same:
+            if result.is_floating_point() and max(places[0].size) > 1:
+                self.global_operations.append(name)
+            return
+        grid = same[0].grid
+        for place in same[1:]:
+            grid = grid.join(place.grid)
+        _mark(result, grid, same[0].size)
+
+
+def _spatial(result: Tensor) -> tuple[int, int]:
+    return result.shape[2], result.shape[3]
+
+
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found.extend(_tensors(value))
+    return found
+
+
+def _axis(value: Any, axis: int) -> int:
+    return int(value[axis if len(value) > 1 else 0]) if isinstance(value, list | tuple) else int(value)
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any], names: str) -> dict[str, Any]:
+    return {**dict(zip(names.split(), args, strict=False)), **kwargs}
+
+
+def _after_conv(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+    given = _given(args, kwargs, "input weight bias stride padding dilation")
+    kernel = given["weight"].shape[2:]
+    axis = int(kernel[1] > kernel[0])  # 1 x 7 after 7 x 1 and the like: the wider side tells the field
+    dilation = _axis(given.get("dilation", 1), axis)
+    padding = given.get("padding", 0)
+    if isinstance(padding, str):
+        padding = dilation * (kernel[axis] - 1) // 2 if padding == "same" else 0
+    return grid.convolve(int(kernel[axis]), _axis(given.get("stride", 1), axis), _axis(padding, axis), dilation)
+
+
+def _after_transposed(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+    given = _given(args, kwargs, "input weight bias stride padding")
+    kernel_size = int(given["weight"].shape[2])
+    return grid.deconvolve(kernel_size, _axis(given.get("stride", 1), 0), _axis(given.get("padding", 0), 0))
+
+
+def _after_pool(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+    given = _given(args, kwargs, "input kernel_size stride padding dilation")
+    kernel_size = _axis(given["kernel_size"], 0)
+    stride = _axis(given.get("stride") or kernel_size, 0)
+    dilation = given.get("dilation", 1)
+    if isinstance(dilation, bool):  # average pools have `ceil_mode` in its place
+        dilation = 1
+    return grid.convolve(kernel_size, stride, _axis(given.get("padding", 0), 0), _axis(dilation, 0))
+
+
+_WINDOWED: dict[str, Callable[[Grid, tuple[Any, ...], dict[str, Any]], Grid]] = {
+    "conv2d": _after_conv,
+    "conv_transpose2d": _after_transposed,
+    "max_pool2d": _after_pool,
+    "max_pool2d_with_indices": _after_pool,
+    "avg_pool2d": _after_pool,
+}
+
+
+def bilinear_kernel(kernel_size: int) -> Float[Tensor, "k k"]:
+    """The bilinear upsampling kernel that the authors' transposed convolutions start from, float64.
+
+    Source: `upsample_filt` of the authors' release.
+    """
+    factor = (kernel_size + 1) // 2
+    center = factor - 1 if kernel_size % 2 else factor - 0.5
+    taps = 1 - (torch.arange(kernel_size, dtype=torch.float64) - center).abs() / factor
+    return torch.outer(taps, taps)
