@@ -1,0 +1,151 @@
+"""Augmentation: scale jitter, crop, flip and light, drawn from one generator and applied alike to image and mask."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training samples vary. Masks are never interpolated; what lies outside the image is grey and ignored.
+
+    Args:
+        crop: Height and width of every sample, in pixels.
+        scale: Least and greatest magnification, drawn log-uniformly.
+        aspect: Greatest stretch of width against height, drawn log-uniformly to either side; 1 for none.
+        flip: Probability of mirroring left and right.
+        light: Strength of the changes of brightness, contrast, saturation, tint and gamma; 0 for none, 1 for strong.
+        focus: Probability that a crop is laid over a pixel of a class drawn evenly from those in the mask, which shows
+            rare classes more often; otherwise it is laid anywhere.
+    """
+
+    crop: tuple[int, int] = (288, 384)
+    scale: tuple[float, float] = (0.6, 1.7)
+    aspect: float = 1.15
+    flip: float = 0.5
+    light: float = 0.5
+    focus: float = 0.3
+
+    def __call__(
+        self,
+        image: Float[Tensor, "c height width"],
+        mask: Integer[Tensor, "height width"],
+        generator: torch.Generator,
+        ignore_index: int = 255,
+    ) -> tuple[Float[Tensor, "c crop_h crop_w"], Integer[Tensor, "crop_h crop_w"]]:
+        """One sample of `crop` size.
+
+        Args:
+            image: In [0, 1].
+            mask: Class indices or `ignore_index`.
+            generator: The only source of chance.
+            ignore_index: What the mask holds outside the image.
+        """
+        draw = _Draws(generator)
+        scale = draw.log_uniform(*self.scale)
+        stretch = draw.log_uniform(1 / self.aspect, self.aspect)
+        window = (
+            max(1, round(self.crop[0] / scale)),
+            max(1, round(self.crop[1] / (scale * stretch))),
+        )
+        anchor = _rare_pixel(mask, ignore_index, draw) if draw.chance(self.focus) else None
+        top, left = (
+            _place(size, length, draw, None if anchor is None else anchor[axis])
+            for axis, (size, length) in enumerate(zip(mask.shape, window, strict=True))
+        )
+        image, mask = _cut(image, mask, (top, left), window, self.crop, ignore_index)
+        if draw.chance(self.flip):
+            image, mask = image.flip(-1), mask.flip(-1)
+        return _relight(image, self.light, draw) if self.light else image, mask
+
+
+class _Draws:
+    """Numbers from a generator, one after the other."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def uniform(self, low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+    def log_uniform(self, low: float, high: float) -> float:
+        return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform(0, 1) < probability
+
+    def below(self, count: int) -> int:
+        return int(torch.randint(count, (), generator=self.generator))
+
+
+def _rare_pixel(mask: Tensor, ignore_index: int, draw: _Draws) -> tuple[int, int] | None:
+    """A pixel of a class that is drawn evenly from those present, or None where all is ignored."""
+    counts = torch.bincount(mask.flatten(), minlength=ignore_index + 1)
+    counts[ignore_index] = 0
+    present = counts.nonzero().flatten()
+    if not len(present):
+        return None
+    pixels = (mask.flatten() == present[draw.below(len(present))]).nonzero().flatten()
+    return divmod(int(pixels[draw.below(len(pixels))]), mask.shape[1])
+
+
+def _place(size: int, length: int, draw: _Draws, anchor: int | None) -> int:
+    """Where a window of `length` begins on an axis of `size` pixels, over `anchor` if there is one."""
+    low, high = min(0, size - length), max(0, size - length)
+    if anchor is not None:
+        low, high = max(low, anchor - length + 1), min(high, anchor)
+    return low + draw.below(high - low + 1)
+
+
+def _cut(
+    image: Tensor,
+    mask: Tensor,
+    corner: tuple[int, int],
+    window: tuple[int, int],
+    size: tuple[int, int],
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """The window, padded where it leaves the image and resized: linear for the image, nearest for the mask."""
+    top, left = corner
+    height, width = mask.shape
+    inside = (
+        slice(max(0, top), min(height, top + window[0])),
+        slice(max(0, left), min(width, left + window[1])),
+    )
+    image, mask = image[:, *inside], mask[inside]
+    padding = [
+        max(0, -left),
+        max(0, -top),
+        max(0, left + window[1] - width),
+        max(0, top + window[0] - height),
+    ]
+    if any(padding):
+        image = tv.pad(tv_tensors.Image(image), padding, fill=0.5)
+        mask = tv.pad(tv_tensors.Mask(mask), padding, fill=ignore_index)
+    image = tv.resize(tv_tensors.Image(image), list(size), InterpolationMode.BILINEAR, antialias=True)
+    # Nearest-exact reads the pixel under the centre, as linear does; plain nearest would shift masks by half a pixel.
+    mask = tv.resize(mask[None].as_subclass(Tensor), list(size), InterpolationMode.NEAREST_EXACT)[0]
+    return image.as_subclass(Tensor), mask
+
+
+def _relight(image: Tensor, strength: float, draw: _Draws) -> Tensor:
+    """Other light: gamma, brightness, contrast, a tint per band, and saturation where there is colour."""
+    channels = image.shape[0]
+    gamma = draw.log_uniform(1 / (1 + strength), 1 + strength)
+    contrast = draw.log_uniform(1 / (1 + 0.6 * strength), 1 + 0.6 * strength)
+    brightness = draw.uniform(-0.25 * strength, 0.25 * strength)
+    tint = torch.tensor([draw.uniform(1 - 0.2 * strength, 1 + 0.2 * strength) for _ in range(channels)])
+    image = image.clamp(0, 1).pow(gamma) * tint.view(-1, 1, 1)
+    mean = image.mean()
+    image = (image - mean) * contrast + mean + brightness
+    if channels == 3:
+        saturation = draw.uniform(1 - 0.7 * strength, 1 + 0.7 * strength)
+        grey = tv.rgb_to_grayscale(image)
+        image = grey + (image - grey) * saturation
+    return image.clamp(0, 1)

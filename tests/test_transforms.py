@@ -1,0 +1,71 @@
+"""Laws of augmentation."""
+
+import pytest
+import torch
+
+from fullyconv.transforms import Augmentation
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_samples_are_functions_of_the_generator():
+    image, mask = torch.rand(3, 40, 50), torch.randint(0, 3, (40, 50), dtype=torch.uint8)
+    augment = Augmentation(crop=(24, 32))
+    first, again, other = (augment(image, mask, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("size", [(40, 50), (1, 1), (9, 200)])
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_samples_have_the_size_of_the_crop(size, channels):
+    image, mask = torch.rand(channels, *size), torch.zeros(size, dtype=torch.uint8)
+    image, mask = Augmentation(crop=(24, 32))(image, mask, generator())
+    assert image.shape == (channels, 24, 32)
+    assert mask.shape == (24, 32)
+    assert image.min() >= 0
+    assert image.max() <= 1
+
+
+def test_masks_are_never_interpolated():
+    mask = torch.tensor([0, 7], dtype=torch.uint8).repeat(40, 20)
+    for seed in range(20):
+        _, cut = Augmentation(crop=(24, 32))(torch.rand(3, 40, 40), mask, generator(seed))
+        assert set(cut.unique().tolist()) <= {0, 7, 255}
+
+
+def test_image_and_mask_move_together():
+    mask = torch.zeros(64, 64, dtype=torch.uint8)
+    mask[20:40, 10:30] = 1
+    image = mask.float().expand(3, -1, -1)
+    for seed in range(20):
+        cut, labels = Augmentation(crop=(64, 64), light=0, aspect=1.2)(image, mask, generator(seed))
+        counted = labels != 255
+        differing = ((cut[0] > 0.5) != (labels == 1)) & counted
+        edge = (cut[0] > 0.02) & (cut[0] < 0.98)
+        assert not (differing & ~edge).any()
+
+
+def test_what_lies_outside_the_image_is_ignored():
+    _, mask = Augmentation(crop=(64, 64), scale=(0.5, 0.5), aspect=1)(
+        torch.rand(3, 32, 32), torch.zeros(32, 32, dtype=torch.uint8), generator()
+    )
+    assert set(mask.unique().tolist()) == {0, 255}
+    assert int((mask == 0).sum()) == 16 * 16
+
+
+def test_focus_shows_a_rare_class():
+    mask = torch.zeros(200, 200, dtype=torch.uint8)
+    mask[150, 30] = 1
+    augment = Augmentation(crop=(20, 20), scale=(1, 1), aspect=1, focus=1.0, light=0)
+    seen = [bool((augment(torch.rand(1, 200, 200), mask, generator(seed))[1] == 1).any()) for seed in range(60)]
+    assert 15 <= sum(seen) <= 45
+
+
+def test_a_wholly_ignored_mask_is_no_obstacle():
+    mask = torch.full((30, 30), 255, dtype=torch.uint8)
+    _, cut = Augmentation(crop=(16, 16), focus=1.0)(torch.rand(3, 30, 30), mask, generator())
+    assert (cut == 255).all()
