@@ -1,0 +1,132 @@
+"""The networks, by name."""
+
+import difflib
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fullyconv.errors import FullyconvError
+from fullyconv.models.fcn import FCN, Upscore, Upscoring, zero_score_layer
+from fullyconv.models.trunks import TimmTrunk, VGG16Trunk
+from fullyconv.surgery import Transplant, trace, transplant
+
+__all__ = ["FCN", "TimmTrunk", "Upscore", "Upscoring", "VGG16Trunk", "create", "start_from", "zero_score_layer"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    channels: int = 3,
+    upscore: Upscoring = "fixed",
+    dropout: float = 0.0,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    pretrained: bool = False,
+) -> FCN:
+    """A fully convolutional network by name.
+
+    Args:
+        name: `fcn32s-`, `fcn16s-`, `fcn8s-` or `fcn4s-` and the trunk: `vgg16` (the paper's, fc6 and fc7 as convolutions)
+            or any network of timm, such as `fcn8s-resnet18`.
+        num_classes: Score channels.
+        channels: Bands of the image: 1 grey, 3 RGB, 4 RGBA, or any number.
+        upscore: Whether the kernels that bring coarse scores up to the next tap are trained.
+        dropout: Before the coarsest score layer.
+        mean: Of each band, in [0, 1]; ImageNet's for RGB, 0.5 for other bands if left out.
+        std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
+        pretrained: Whether timm's weights are fetched from the hub.
+
+    Raises:
+        FullyconvError: SEG-M001 for an unknown name; SEG-M002, SEG-M003 for a trunk that does not fit.
+    """
+    match = re.fullmatch(r"fcn(32|16|8|4)s-(.+)", name)
+    if not match:
+        known = ["fcn8s-resnet18", "fcn32s-resnet18", "fcn16s-resnet18", "fcn4s-resnet18", "fcn8s-vgg16"]
+        bare = [f"fcn8s-{name}"] if timm.is_model(name) else difflib.get_close_matches(name, known, n=1, cutoff=0)
+        raise FullyconvError(
+            "SEG-M001",
+            f"unknown model {name!r}; expected fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk, such as {bare[0]}",
+        )
+    stride, trunk_name = int(match[1]), match[2]
+    strides = [wanted for wanted in (4, 8, 16, 32) if wanted >= stride]
+    trunk: nn.Module
+    if trunk_name == "vgg16":
+        trunk = VGG16Trunk(strides, channels=channels)
+    else:
+        trunk = TimmTrunk(trunk_name, strides, channels=channels, pretrained=pretrained)
+    trunk.eval()
+    traced = trace(trunk, channels)
+    odd = trace(trunk, channels, (129, 165))
+    rgb = channels == 3
+    model = FCN(
+        trunk.train(),
+        traced,
+        num_classes,
+        mean=mean or (IMAGENET_MEAN if rgb else (0.5,) * channels),
+        std=std or (IMAGENET_STD if rgb else (0.25,) * channels),
+        upscore=upscore,
+        dropout=dropout,
+        size_multiple=1 if odd.grids == traced.grids else int(traced.grids[-1].stride),
+    )
+    return model
+
+
+def start_from(model: FCN, file: Path) -> Transplant:
+    """Takes over the weights of a file that fit, changing `model`: its own, another FCN's, or a classifier's.
+
+    Args:
+        model: The network that receives them.
+        file: `.safetensors`, or a `.pth` of plain tensors.
+
+    Returns:
+        Which weights were taken, which were dropped, and which of the network's own stayed as they were.
+
+    Raises:
+        FullyconvError: SEG-M004 if the file cannot be read, SEG-M005 if nothing in it fits.
+    """
+    source = _read_weights(file)
+    own = set(model.state_dict())
+    renamed = {_own_name(name, own): tensor for name, tensor in source.items()}
+    taken = transplant(model, renamed)
+    if not any(name.startswith("trunk.") for name in taken.kept):
+        raise FullyconvError(
+            "SEG-M005",
+            f"no weights in {file} fit the network: it holds {', '.join(list(source)[:3])}, ..., the network wants "
+            f"{', '.join(sorted(own)[:3])}, ...; choose the model whose trunk the file was made for",
+        )
+    return taken
+
+
+def _read_weights(file: Path) -> Mapping[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FullyconvError("SEG-M004", f"{file} holds no readable weights: {reason}") from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+_VGG_CLASSIFIER = {"classifier.0": "fc6", "classifier.3": "fc7"}
+
+
+def _own_name(name: str, own: set[str]) -> str:
+    """The network's name for a weight of a classifier: `layer1.0.conv1.weight` is `trunk.network.layer1.0.conv1.weight`."""
+    stem, _, leaf = name.rpartition(".")
+    candidates = (name, f"trunk.network.{name}", f"trunk.{name}", f"trunk.{_VGG_CLASSIFIER.get(stem, stem)}.{leaf}")
+    return next((candidate for candidate in candidates if candidate in own), name)

@@ -1,0 +1,184 @@
+"""The fully convolutional network: scores at several strides, fused by aligned upscoring, brought up to the image."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fullyconv.geometry import Grid, upscore_kernel
+from fullyconv.kernels import upsample
+from fullyconv.surgery import Trace
+
+Upscoring = Literal["fixed", "learned"]
+
+
+class Upscore(nn.Module):
+    """Upsamples a coarse score map onto a finer grid by a transposed convolution that starts as exact bilinear.
+
+    Where the grids start decides the kernel: a ResNet's cells lie at pixels 0, 32, 64, ..., so its kernel is 3 wide;
+    a VGG's lie at 15.5, 47.5, ..., so its kernel is the paper's, 4 wide. Beyond its outermost cells the coarse map
+    continues with their values.
+
+    Args:
+        num_classes: Score channels; each is upsampled on its own.
+        coarse: The grid of the map that comes in.
+        fine: The grid of the map that goes out.
+        learned: Whether the kernel is trained; else it is a buffer.
+
+    Source: Long, Shelhamer and Darrell 2015, sections 3.3 and 4.2.
+    """
+
+    weight: Tensor
+
+    def __init__(self, num_classes: int, coarse: Grid, fine: Grid, *, learned: bool = False) -> None:
+        super().__init__()
+        factor = coarse.stride / fine.stride
+        if factor.denominator != 1:
+            raise ValueError(
+                f"stride {coarse.stride} is no multiple of stride {fine.stride}, so nothing can be upscored"
+            )
+        self.factor = int(factor)
+        self.offset: Fraction = (coarse.start - fine.start) / fine.stride
+        taps, self.lead = upscore_kernel(self.factor, self.offset)
+        kernel = torch.outer(torch.tensor(taps), torch.tensor(taps)).expand(num_classes, 1, -1, -1).clone()
+        if learned:
+            self.weight = nn.Parameter(kernel)
+        else:
+            self.register_buffer("weight", kernel, persistent=False)
+
+    def forward(self, scores: Float[Tensor, "n k h w"], size: tuple[int, int]) -> Float[Tensor, "n k fine_h fine_w"]:
+        """The score map on the fine grid.
+
+        Args:
+            scores: On the coarse grid.
+            size: Height and width of the fine map.
+        """
+        before = max(0, math.ceil(self.offset / self.factor))
+        after = [
+            max(0, math.ceil((fine - 1 - self.offset) / self.factor) - (cells - 1))
+            for fine, cells in zip(size, scores.shape[2:], strict=True)
+        ]
+        padded = F.pad(scores, (before, after[1], before, after[0]), mode="replicate")
+        wide = F.conv_transpose2d(padded, self.weight.to(scores.dtype), stride=self.factor, groups=scores.shape[1])
+        first = self.factor * before + self.lead
+        return wide[:, :, first : first + size[0], first : first + size[1]]
+
+
+class FCN(nn.Module):
+    """A fully convolutional network after Long, Shelhamer and Darrell, over any trunk that gives maps at several strides.
+
+    Each tap of the trunk is scored by a 1 x 1 convolution that starts at zero; from the coarsest on, scores are upscored
+    onto the next finer tap and summed. The last map is upsampled to the image by fixed bilinear interpolation. Every step
+    follows the grids that the trunk's own arithmetic gives, so scores stand where their evidence is.
+
+    Args:
+        trunk: Gives one map per tap, finest first, for a normalised image `(N, C, H, W)`.
+        trace: The grids and channels of those maps on the image, finest first.
+        num_classes: Score channels K.
+        mean: Of each band of the training images, in [0, 1]; subtracted first.
+        std: Of each band; divided by next.
+        upscore: Whether the kernels between taps are trained.
+        dropout: Probability of dropping a value of the coarsest tap before it is scored.
+        size_multiple: Images are zero-padded at the right and bottom to a multiple of this, for trunks whose own padding
+            depends on the size of the image.
+
+    Source: Long, Shelhamer and Darrell 2015, section 4; Shelhamer, Long and Darrell 2017.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        trace: Trace,
+        num_classes: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        upscore: Upscoring = "fixed",
+        dropout: float = 0.0,
+        size_multiple: int = 1,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.trunk = trunk
+        self.grids = trace.grids
+        self.global_operations = trace.global_operations
+        self.num_classes = num_classes
+        self.size_multiple = size_multiple
+        self.dropout = nn.Dropout(dropout)
+        # Keyed by stride, finest first, so that the weights of FCN-32s are found again in FCN-16s and FCN-8s.
+        self.score_layers = nn.ModuleDict(
+            {
+                f"stride{grid.stride}": zero_score_layer(channels, num_classes)
+                for grid, channels in zip(self.grids, trace.channels, strict=True)
+            }
+        )
+        self.upscore_layers = nn.ModuleDict(
+            {
+                f"stride{coarse.stride}": Upscore(num_classes, coarse, fine, learned=upscore == "learned")
+                for fine, coarse in zip(self.grids, self.grids[1:], strict=False)
+            }
+        )
+
+    @property
+    def grid(self) -> Grid:
+        """Where the fused scores lie on the image."""
+        return self.grids[0]
+
+    @property
+    def coarsest(self) -> Grid:
+        """The grid of the deepest tap: its stride is what tiles snap to, its field what they must carry along."""
+        return self.grids[-1]
+
+    def scores(self, image: Float[Tensor, "n c height width"]) -> Float[Tensor, "n k h w"]:
+        """The fused scores on the grid of the finest tap, before they are brought up to the image.
+
+        Args:
+            image: In [0, 1], any height and width from 1 up.
+        """
+        taps = self.trunk(self._padded((image - self.mean) / self.std))
+        scores = [
+            layer(tap)
+            for layer, tap in zip(self.score_layers.values(), (*taps[:-1], self.dropout(taps[-1])), strict=True)
+        ]
+        fused: Tensor = scores[-1]
+        for score, upscore in zip(reversed(scores[:-1]), reversed(list(self.upscore_layers.values())), strict=True):
+            fused = score + upscore(fused, (score.shape[2], score.shape[3]))
+        return fused
+
+    def forward(self, image: Float[Tensor, "n c height width"]) -> Float[Tensor, "n k height width"]:
+        """Logits as large as the image.
+
+        Args:
+            image: In [0, 1], any height and width from 1 up.
+        """
+        return upsample(self.scores(image).float(), (image.shape[2], image.shape[3]), grid=self.grid)
+
+    def _padded(self, image: Tensor) -> Tensor:
+        least = int(self.coarsest.stride)
+        bottom, right = (_missing(size, least, self.size_multiple) for size in image.shape[2:])
+        return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+
+def _missing(size: int, least: int, multiple: int) -> int:
+    return max(least, math.ceil(size / multiple) * multiple) - size
+
+
+def zero_score_layer(channels: int, num_classes: int) -> nn.Conv2d:
+    """A 1 x 1 convolution whose weights and biases are zero, so that a new tap leaves the prediction as it was.
+
+    Source: Long, Shelhamer and Darrell 2015, sections 4.2 and 4.3.
+    """
+    layer = nn.Conv2d(channels, num_classes, 1)
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
