@@ -9,12 +9,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer, Shaped
+from jaxtyping import Float, Integer, Shaped
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -40,6 +41,7 @@ TURNS = {
 }
 # Pillow stretches grey PNGs of 2 and 4 bits to 0 ... 255; in a mask the sample itself is the class.
 STRETCH = {"L;2": 85, "L;4": 17}
+GREY_MODES = frozenset({"1", "L", "LA", "La"})
 # Numbers too wide for Pillow's 8-bit modes.
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
@@ -71,6 +73,45 @@ def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, 
     if channels is not None and len(bands) != channels:
         bands = _with_channels(bands, channels, path)
     return _unit_interval(torch.from_numpy(bands), path)
+
+
+def as_tensor(image: str | Path | Image.Image | Array | Tensor, *, channels: int) -> Shaped[Tensor, "c h w"]:
+    """A picture in any of its usual forms as `read_image` would give it.
+
+    Args:
+        image: A file, a Pillow image, an array `(H, W)` or `(H, W, C)`, or a tensor `(C, H, W)`; uint8, uint16, or
+            float in [0, 1].
+        channels: As in `read_image`.
+
+    Raises:
+        FullyconvError: SEG-D009 or SEG-D011, as in `read_image`.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image, channels=channels)
+    given = Path("the given image")
+    if isinstance(image, Tensor):
+        bands = image.detach().cpu().numpy()
+    else:
+        bands = _pixels(image, channels) if isinstance(image, Image.Image) else _bands_first(image)
+    if bands.ndim != 3 or 0 in bands.shape:
+        raise FullyconvError(
+            "SEG-D011", f"{given} has shape {bands.shape}; expected height, width and channels above 0"
+        )
+    if len(bands) != channels:
+        bands = _with_channels(bands, channels, given)
+    return _unit_interval(torch.from_numpy(np.ascontiguousarray(bands)), given)
+
+
+def to_float(image: Shaped[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    """A picture as networks read it: float32 in [0, 1]."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+
+
+def to_rgb(image: Shaped[Tensor, "c h w"]) -> Array:
+    """A picture as people see it: uint8 `(H, W, 3)`; of other than three or four bands, the first in grey."""
+    bands = image[:3] if len(image) in {3, 4} else image[:1].expand(3, -1, -1)
+    pixels = bands if bands.dtype == torch.uint8 else (bands * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
 
 def read_mask(path: str | Path, labels: LabelSet) -> Integer[Tensor, "h w"]:
@@ -150,19 +191,41 @@ def write_picture(path: str | Path, image: Image.Image) -> None:
         raise
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself before its pixels are decoded.
+
+    Args:
+        size: Height and width in pixels, upright.
+        orientation: EXIF's Orientation, 1 (upright) to 8.
+        grey: Whether it has one channel, or one and alpha.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    grey: bool
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width in pixels, upright; only the header is read."""
+    return read_header(path).size
+
+
+def read_header(path: str | Path) -> Header:
+    """Size, orientation and kind of a picture; only the header is read, but for .mat files and TIFFs of many bands."""
     path = Path(path)
     if path.suffix.lower() == ".mat":
         height, width = _read_mat(path).shape
-        return height, width
+        return Header((height, width), 1, grey=True)
     bands = _bands(path)
     if bands is not None:
-        return bands.shape[1], bands.shape[2]
+        return Header((bands.shape[1], bands.shape[2]), 1, grey=len(bands) == 1)
     with _opened(path) as image:
+        tag = orientation(image)
         # Pillow turns TIFFs by itself, and says so in `size` already.
-        sideways = orientation(image) >= 5 and image.format != "TIFF"
-        return (image.width, image.height) if sideways else (image.height, image.width)
+        sideways = tag >= 5 and image.format != "TIFF"
+        size = (image.width, image.height) if sideways else (image.height, image.width)
+        return Header(size, tag, image.mode in GREY_MODES | WIDE_MODES)
 
 
 def orientation(image: Image.Image) -> int:
@@ -239,7 +302,7 @@ def _planes(image: Image.Image) -> Array:
 
 
 def _stored_mode(image: Image.Image) -> str:
-    if image.mode in {"1", "L", "LA", "La"}:
+    if image.mode in GREY_MODES:
         return "L"
     if image.mode in {"RGBA", "RGBa", "PA"} or "transparency" in image.info:
         return "RGBA"
@@ -318,6 +381,10 @@ def _unit_interval(tensor: Tensor, path: Path) -> Tensor:
         "SEG-D011",
         f"{path} holds values from {low:g} to {high:g}, expected {expected}; rescale it, or save it as uint16",
     )
+
+
+def _bands_first(pixels: Array) -> Array:
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
 
 
 def _raw_pixels(image: Image.Image, colors: bool, path: Path) -> Array:

@@ -1,0 +1,163 @@
+"""The model folder: weights, labels, preprocessing and provenance, readable without pickle and without a network."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.models import FCN, create
+
+FORMAT = 1
+WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+
+
+def save(
+    folder: Path, model: FCN, labels: LabelSet, architecture: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a model folder; an older one of the same name is replaced only when the new one is whole.
+
+    Args:
+        folder: `model.safetensors`, `config.json` and `README.md` come to stand here.
+        model: Its weights and buffers.
+        labels: The classes that it predicts.
+        architecture: The arguments of `models.create` that build it.
+        facts: What else is worth keeping: metrics with their convention, the data's fingerprint, the plan.
+    """
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, fresh / WEIGHTS)
+    config = {
+        "format": FORMAT,
+        "architecture": dict(architecture),
+        "labels": labels.to_dict(),
+        "preprocessing": {
+            "range": [0, 1],
+            "channels": model.mean.shape[1],
+            "mean": model.mean.flatten().tolist(),
+            "std": model.std.flatten().tolist(),
+        },
+        "geometry": {
+            "taps": [
+                {"stride": str(grid.stride), "start": str(grid.start), "field": str(grid.field)} for grid in model.grids
+            ],
+            "global_operations": list(model.global_operations),
+        },
+        "versions": versions(),
+        **(facts or {}),
+    }
+    (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (fresh / README).write_text(_readme(config))
+    replace_folder(fresh, folder)
+
+
+def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
+    """The model of a model folder, or of a run folder's best, with its labels and its whole `config.json`.
+
+    Raises:
+        FullyconvError: SEG-M010 if there is no model folder, SEG-M011 if a file is damaged or does not fit.
+    """
+    place = next((inner for inner in (folder, folder / "model") if (inner / CONFIG).is_file()), None)
+    if place is None:
+        raise FullyconvError("SEG-M010", _no_model(folder))
+    try:
+        config: dict[str, Any] = json.loads((place / CONFIG).read_text())
+        labels = LabelSet.from_dict(config["labels"])
+        model = create(**{**config["architecture"], "pretrained": False})
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise FullyconvError("SEG-M011", f"{place / CONFIG} is damaged ({error!r}); copy the folder again") from error
+    try:
+        model.load_state_dict(load_file(place / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise FullyconvError(
+            "SEG-M011", f"{place / WEIGHTS} is damaged or of another network ({reason}); copy the folder again"
+        ) from error
+    return model.eval(), labels, config
+
+
+def weight_file(path: Path) -> Path:
+    """The weights at a path: the file itself, or those of a model folder or of a run folder's best."""
+    inner = (path, path / WEIGHTS, path / "model" / WEIGHTS)
+    file = next((candidate for candidate in inner if candidate.is_file()), None)
+    if file is None:
+        raise FullyconvError(
+            "SEG-M004", f"{path} is no weight file and holds none; give a .safetensors or .pth file or a run"
+        )
+    return file
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Puts a finished folder in the place of an older one, with no moment at which a half-written one stands there."""
+    for file in fresh.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _no_model(folder: Path) -> str:
+    if not folder.exists():
+        near = sorted(place.parent for place in folder.parent.glob(f"*/{CONFIG}")) if folder.parent.exists() else []
+        runs = (
+            sorted(place.parents[1] for place in folder.parent.glob(f"*/model/{CONFIG}"))
+            if folder.parent.exists()
+            else []
+        )
+        found = ", ".join(str(place) for place in [*runs, *near][:3])
+        return (
+            f"{folder} does not exist; {f'models nearby: {found}' if found else 'train one with: fullyconv train DATA'}"
+        )
+    if (folder / "checkpoints").exists():
+        return f"{folder} is a run that has no model yet; go on with: fullyconv train DATA --out {folder} --resume"
+    return (
+        f"{folder} holds no {CONFIG}, so it is neither a model folder nor a run; train one with: fullyconv train DATA"
+    )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a result depends on."""
+    found = {}
+    for package in ("fullyconv", "torch", "torchvision", "timm", "numpy", "accelerate"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _readme(config: Mapping[str, Any]) -> str:
+    names = config["labels"]["names"]
+    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    scores = config.get("metrics", {})
+    table = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float))
+    return f"""# {config["architecture"]["name"]}, {len(names)} classes
+
+A fully convolutional network made with fullyconv {config["versions"]["fullyconv"]}.
+
+```python
+import fullyconv
+
+result = fullyconv.load("this/folder")("photo.jpg")
+result.overlay().save("overlay.png")
+```
+
+Classes: {shown}
+
+{"| score (fractions, paper's convention) | value |" + chr(10) + "|---|---|" + chr(10) + table if table else ""}
+"""

@@ -1,0 +1,264 @@
+"""A model and one image of any size: `Segmenter` predicts, `Segmentation` is the answer."""
+
+import glob
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fullyconv import artefact, drawing, images
+from fullyconv.errors import FullyconvError
+from fullyconv.geometry import tile_plan
+from fullyconv.kernels import upsample_argmax
+from fullyconv.labels import LabelSet
+from fullyconv.models import FCN
+
+Picture = str | Path | Image.Image | np.ndarray[Any, Any] | Tensor
+Tiling = int | Literal["auto", "none"]
+
+WHOLE_IMAGE_PIXELS = 4_000_000  # a resnet18's largest maps take 0.5 kB per pixel, so 2 GB
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The label map of one image.
+
+    Args:
+        mask: Class indices `(H, W)`, uint8, or uint16 above 256 classes.
+        labels: What they mean.
+        image: What was looked at, `(C, H, W)`, uint8 or float in [0, 1].
+    """
+
+    mask: np.ndarray[Any, Any]
+    labels: LabelSet
+    image: Tensor
+
+    def overlay(self, *, alpha: float = 0.55, legend: bool = True) -> Image.Image:
+        """The image with the classes laid over it and a legend of those that occur.
+
+        Args:
+            alpha: How strongly the class colours cover the image, in [0, 1].
+            legend: Whether the classes that occur are named.
+        """
+        return drawing.overlay(images.to_rgb(self.image), self.mask, self.labels, alpha=alpha, legend=legend)
+
+    def share(self) -> dict[str, float]:
+        """The fraction of the pixels of each class that occurs, the largest first."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels))
+        order = np.argsort(-counts, kind="stable")
+        return {self.labels.names[index]: float(counts[index] / self.mask.size) for index in order if counts[index]}
+
+    def save(self, folder: Path, name: str) -> tuple[Path, Path]:
+        """Writes the index PNG `name.png` with the palette, and `name_overlay.png`; gives both paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        mask, overlay = folder / f"{name}.png", folder / f"{name}_overlay.png"
+        images.write_mask(mask, self.mask, self.labels)
+        self.overlay().save(overlay)
+        return mask, overlay
+
+
+class Segmenter:
+    """A network with its labels, ready for images.
+
+    Args:
+        model: Float image `(N, C, H, W)` in [0, 1] in, logits of the same height and width out.
+        labels: The classes of its K channels.
+        architecture: The arguments of `models.create` that build it, for `save`.
+        facts: What else its model folder shall keep.
+    """
+
+    def __init__(
+        self,
+        model: FCN,
+        labels: LabelSet,
+        architecture: dict[str, Any] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        if len(labels) != model.num_classes:
+            raise FullyconvError(
+                "SEG-M006", f"the network scores {model.num_classes} classes, but the label set has {len(labels)}"
+            )
+        self.model = model
+        self.labels = labels
+        self.architecture = architecture or {}
+        self.facts = facts or {}
+
+    @property
+    def channels(self) -> int:
+        """Bands of the images that the network reads."""
+        return self.model.mean.shape[1]
+
+    def __call__(self, image: Picture, *, tile: Tiling = "auto") -> Segmentation:
+        """The segmentation of an image: a file, a Pillow image, an array `(H, W[, C])` or a tensor `(C, H, W)`.
+
+        Args:
+            image: uint8, uint16, or float in [0, 1].
+            tile: Side of the tiles in pixels, a multiple of the coarsest stride; `auto` tiles what is larger than
+                4 megapixels; `none` never does.
+        """
+        return predict(self, image, tile=tile)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model folder."""
+        artefact.save(Path(folder), self.model, self.labels, self.architecture, self.facts)
+
+
+def load(folder: str | Path) -> Segmenter:
+    """The segmenter of a model folder or a run folder, on the GPU if there is one.
+
+    Args:
+        folder: What `train` or `Segmenter.save` wrote.
+    """
+    model, labels, config = artefact.load(Path(folder))
+    facts: dict[str, Any] = {key: config[key] for key in ("metrics", "data", "plan") if key in config}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Segmenter(model, labels, config["architecture"], facts)
+
+
+def predict(segmenter: Segmenter, image: Picture, *, tile: Tiling = "auto") -> Segmentation:
+    """The label map of an image of any size; tiled gives the same as whole.
+
+    Tiles start on multiples of the coarsest stride and carry a halo as wide as the receptive field, so every coarse
+    score is computed from just the pixels that it would see in the whole image. A network with global operations
+    (squeeze-and-excitation, attention) sees only its tile there, so its tiles differ slightly from the whole.
+    """
+    pixels = images.as_tensor(image, channels=segmenter.channels)
+    height, width = pixels.shape[1:]
+    if tile == "auto":
+        tile = 1024 if height * width > WHOLE_IMAGE_PIXELS else "none"
+    model = segmenter.model
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            scores = _scores(model, pixels) if tile == "none" else _tiled_scores(model, pixels, tile)
+            mask = upsample_argmax(scores, (height, width), grid=model.grid)[0].cpu().numpy()
+    finally:
+        model.train(training)
+    return Segmentation(mask.astype(np.uint8 if len(segmenter.labels) <= 256 else np.uint16), segmenter.labels, pixels)
+
+
+def _scores(model: FCN, pixels: Tensor) -> Tensor:
+    image = images.to_float(pixels)[None].to(model.mean.device)
+    return model.scores(image.contiguous(memory_format=torch.channels_last)).float()
+
+
+def _tiled_scores(model: FCN, pixels: Tensor, tile: int) -> Tensor:
+    """The coarse scores of the whole image, computed window by window; only they are ever held at full extent."""
+    stride = int(model.coarsest.stride)
+    halo = model.coarsest.halo() + stride
+    fine = int(model.grid.stride)
+    rows, columns = (tile_plan(size, tile, stride, halo) for size in pixels.shape[1:])
+    bands = []
+    for row in rows:
+        band = []
+        for column in columns:
+            window = _scores(model, pixels[:, row.start : row.stop, column.start : column.stop])
+            top, left = (row.inner_start - row.start) // fine, (column.inner_start - column.start) // fine
+            bottom = None if row is rows[-1] else top + tile // fine
+            right = None if column is columns[-1] else left + tile // fine
+            band.append(window[:, :, top:bottom, left:right])
+        bands.append(torch.cat(band, dim=3))
+    return torch.cat(bands, dim=2)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict_files` wrote."""
+
+    outputs: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"outputs": [{"input", "mask", "overlay", "seconds"}]}`."""
+        return {"outputs": list(self.outputs)}
+
+    def __str__(self) -> str:
+        lines = [f"{output['input']} -> {output['mask']}  ({output['seconds']:.2f} s)" for output in self.outputs]
+        return "\n".join(lines)
+
+
+def predict_files(
+    model: str | Path | Segmenter, inputs: Sequence[str], *, out: Path, tile: str = "auto"
+) -> Predictions:
+    """Segment images: an index PNG with the palette and an overlay with a legend for each.
+
+    Args:
+        model: Model folder or run folder.
+        inputs: Image files, folders of images, or globs.
+        out: Folder for `NAME.png` and `NAME_overlay.png`; files that stand there already are refused.
+        tile: `auto`, `none`, or the side of the tiles in pixels.
+
+    Example:
+        fullyconv predict runs/a photos/ --out masks/
+    """
+    segmenter = model if isinstance(model, Segmenter) else load(model)
+    tiling = _tiling(tile, int(segmenter.model.coarsest.stride))
+    files = list(_found(inputs))
+    names = _names(files)
+    taken = [out / f"{name}.png" for name in names if (out / f"{name}.png").exists()]
+    if taken:
+        raise FullyconvError(
+            "SEG-P003", f"{len(taken)} of {len(names)} masks exist already, such as {taken[0]}; choose another --out"
+        )
+    outputs = []
+    for file, name in zip(files, names, strict=True):
+        begun = time.perf_counter()
+        mask, overlay = segmenter(file, tile=tiling).save(out, name)
+        seconds = round(time.perf_counter() - begun, 3)
+        outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
+    return Predictions(tuple(outputs))
+
+
+def _tiling(tile: str, stride: int) -> Tiling:
+    if tile in ("auto", "none"):
+        return "auto" if tile == "auto" else "none"
+    if not tile.isdigit() or int(tile) < stride or int(tile) % stride:
+        near = max(stride, round(int(tile) / stride) * stride) if tile.isdigit() else 16 * stride
+        raise FullyconvError(
+            "SEG-P004",
+            f"--tile must be auto, none or a multiple of the coarsest stride {stride}, got {tile}; use {near}",
+        )
+    return int(tile)
+
+
+def _found(inputs: Sequence[str]) -> Iterator[Path]:
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in images.IMAGE_SUFFIXES)
+        elif path.is_file():
+            files = [path]
+        else:
+            files = [Path(file) for file in sorted(glob.glob(given, recursive=True)) if Path(file).is_file()]
+        if not files:
+            raise FullyconvError("SEG-P001", _nothing_found(path))
+        yield from files
+
+
+def _nothing_found(path: Path) -> str:
+    if path.is_dir():
+        held = sorted({file.suffix or "no suffix" for file in path.iterdir() if file.is_file()})
+        return f"{path} holds no images ({'files with ' + ', '.join(held[:5]) if held else 'it holds no files'}); give a folder of images"
+    return f"{path} does not exist and matches no file; give an image, a folder or a quoted glob such as 'photos/*.jpg'"
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """One output name per file: its stem, with its folder before it where stems repeat."""
+    stems = [file.stem for file in files]
+    names = [
+        stem if stems.count(stem) == 1 else f"{file.parent.name}_{stem}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FullyconvError(
+            "SEG-P002", f"several inputs would be written as {twice}.png; predict them one folder at a time"
+        )
+    return names

@@ -1,0 +1,148 @@
+"""Prediction: any size, any picture, tiled or whole; model folders."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fullyconv import artefact
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.models import create
+from fullyconv.prediction import Segmenter, load, predict_files
+
+LABELS = LabelSet(("sky", "road", "car"))
+ARCHITECTURE = {"name": "fcn8s-test_resnet", "num_classes": 3}
+
+
+@pytest.fixture
+def segmenter() -> Segmenter:
+    model = create(**ARCHITECTURE)
+    for layer in model.score_layers.values():
+        nn.init.normal_(layer.weight, std=0.3)
+    return Segmenter(model.eval().to(memory_format=torch.channels_last), LABELS, ARCHITECTURE)
+
+
+def test_the_mask_is_the_argmax_of_the_logits(segmenter):
+    image = torch.rand(3, 50, 70)
+    logits = segmenter.model(image[None])
+    assert np.array_equal(segmenter(image).mask, logits[0].argmax(0).numpy())
+
+
+def test_tiled_prediction_equals_whole(segmenter):
+    image = torch.rand(3, 333, 290)
+    whole = segmenter(image, tile="none")
+    for tile in (64, 160):
+        assert (segmenter(image, tile=tile).mask != whole.mask).mean() < 1e-4
+
+
+def test_every_form_of_a_picture_gives_the_same_mask(segmenter, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "picture.png")
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    expected = segmenter(tensor).mask
+    for form in (picture, pixels, pixels / np.float32(255), tmp_path / "picture.png", str(tmp_path / "picture.png")):
+        assert np.array_equal(segmenter(form).mask, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 45), (17, 3)])
+def test_the_smallest_images_are_segmented(segmenter, size):
+    assert segmenter(torch.rand(3, *size)).mask.shape == size
+
+
+def test_prediction_leaves_the_mode_of_the_model_alone(segmenter):
+    segmenter.model.train()
+    segmenter(torch.rand(3, 40, 40))
+    assert segmenter.model.training
+
+
+def test_saved_and_loaded_models_give_equal_bits(segmenter, tmp_path):
+    segmenter.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(loaded.model(image), segmenter.model(image))
+    assert loaded.labels == LABELS
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["architecture"] == ARCHITECTURE
+    assert config["geometry"]["taps"][0] == {
+        "stride": "8",
+        "start": "0",
+        "field": config["geometry"]["taps"][0]["field"],
+    }
+
+
+def test_a_run_folder_loads_its_best_model(segmenter, tmp_path):
+    segmenter.save(tmp_path / "run" / "model")
+    assert load(tmp_path / "run").labels == LABELS
+
+
+def test_an_older_model_folder_is_replaced_whole(segmenter, tmp_path):
+    segmenter.save(tmp_path / "model")
+    segmenter.save(tmp_path / "model")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_missing_model_is_named_with_those_nearby(segmenter, tmp_path):
+    segmenter.save(tmp_path / "good" / "model")
+    with pytest.raises(FullyconvError, match=r"SEG-M010.*good"):
+        load(tmp_path / "godo")
+    with pytest.raises(FullyconvError, match="SEG-M010"):
+        artefact.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_truncated_model_is_refused_by_name(segmenter, tmp_path, file):
+    segmenter.save(tmp_path / "model")
+    damaged = tmp_path / "model" / file
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    with pytest.raises(FullyconvError, match=f"SEG-M011.*{file}"):
+        load(tmp_path / "model")
+
+
+def test_labels_must_fit_the_network():
+    with pytest.raises(FullyconvError, match="SEG-M006"):
+        Segmenter(create("fcn8s-test_resnet", 4), LABELS)
+
+
+def test_files_folders_and_globs_are_predicted(segmenter, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / name)
+    Image.new("RGB", (20, 20)).save(tmp_path / "c.png")
+    done = predict_files(segmenter, [str(tmp_path / "photos"), str(tmp_path / "*.png")], out=tmp_path / "masks")
+    assert [output["input"][-5:] for output in done.to_json()["outputs"]] == ["a.png", "b.jpg", "c.png"[-5:]]
+    mask = Image.open(tmp_path / "masks" / "a.png")
+    assert (mask.mode, mask.size) == ("P", (40, 30))
+    assert mask.getpalette()[:9] == [channel for color in LABELS.colors for channel in color]
+    assert (tmp_path / "masks" / "a_overlay.png").exists()
+    with pytest.raises(FullyconvError, match="SEG-P003"):
+        predict_files(segmenter, [str(tmp_path / "photos")], out=tmp_path / "masks")
+
+
+def test_inputs_that_lead_nowhere_are_refused(segmenter, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for given in ("empty", "missing.png", "*.tif"):
+        with pytest.raises(FullyconvError, match="SEG-P001"):
+            predict_files(segmenter, [str(tmp_path / given)], out=tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_equal_names_are_kept_apart_or_refused(segmenter, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (20, 20)).save(tmp_path / folder / "1.png")
+    done = predict_files(segmenter, [str(tmp_path / "x"), str(tmp_path / "y")], out=tmp_path / "masks")
+    assert [output["mask"].rsplit("/", 1)[1] for output in done.to_json()["outputs"]] == ["x_1.png", "y_1.png"]
+    with pytest.raises(FullyconvError, match="SEG-P002"):
+        predict_files(segmenter, [str(tmp_path / "x"), str(tmp_path / "x")], out=tmp_path / "twice")
+
+
+def test_a_tile_off_the_stride_is_refused_with_the_nearest(segmenter, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
+    for tile, cure in (("500", "use 512"), ("big", "use 512")):
+        with pytest.raises(FullyconvError, match=f"SEG-P004.*{cure}"):
+            predict_files(segmenter, [str(tmp_path / "1.png")], out=tmp_path / "masks", tile=tile)
