@@ -1,0 +1,174 @@
+"""From files to batches: decoded once where memory allows, augmented in workers, seekable to any step."""
+
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fullyconv import images
+from fullyconv.datasets import Pair
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.sampling import Stream, share
+from fullyconv.transforms import Augmentation
+
+CACHE_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training image, float in [0, 1] `(C, H, W)`, and its mask `(H, W)`."""
+
+    image: Tensor
+    mask: Tensor
+
+
+class Decoder:
+    """Images and masks by index: decoded once into memory, which forked workers share, if they fit, else at each call.
+
+    Args:
+        pairs: What to decode.
+        labels: How masks are read.
+        channels: Bands of the images.
+        limit: Bytes that may be kept; 0 keeps none.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], labels: LabelSet, channels: int, *, limit: int = CACHE_BYTES) -> None:
+        self.pairs = pairs
+        self.labels = labels
+        self.channels = channels
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        sizes = [images.image_size(pair.image) for pair in pairs]
+        if (channels + 1) * sum(height * width for height, width in sizes) <= limit:
+            with ThreadPoolExecutor() as pool:
+                self.kept = list(pool.map(self._decode, range(len(pairs))))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.kept[index] if self.kept else self._decode(index)
+
+    def _decode(self, index: int) -> tuple[Tensor, Tensor]:
+        pair = self.pairs[index]
+        if pair.mask is None:
+            raise FullyconvError("SEG-T004", f"{pair.image} has no mask, so it cannot be trained on")
+        image = images.read_image(pair.image, channels=self.channels)
+        mask = images.read_mask(pair.mask, self.labels)
+        if image.shape[1:] != mask.shape:
+            raise FullyconvError(
+                "SEG-T005",
+                f"{pair.mask} is {mask.shape[1]} x {mask.shape[0]}, but its image is {image.shape[2]} x {image.shape[1]} "
+                "pixels; make them alike or leave the pair out",
+            )
+        return image, mask
+
+
+class Samples(Dataset[Sample | FullyconvError]):
+    """The endless stream of training samples by position; a fault comes as a value, so that it keeps its code.
+
+    Args:
+        decoder: Gives image and mask by index.
+        stream: Says which index and which randomness a position has.
+        augmentation: None leaves samples as they are.
+    """
+
+    def __init__(self, decoder: Decoder, stream: Stream, augmentation: Augmentation | None) -> None:
+        self.decoder = decoder
+        self.stream = stream
+        self.augmentation = augmentation
+
+    def __getitem__(self, position: int) -> Sample | FullyconvError:
+        draw = self.stream[position]
+        try:
+            image, mask = self.decoder[draw.index]
+        except FullyconvError as error:
+            return error
+        image = images.to_float(image)
+        if self.augmentation is None:
+            return Sample(image, mask)
+        generator = torch.Generator().manual_seed(draw.seed)
+        return Sample(*self.augmentation(image, mask, generator, self.decoder.labels.ignore_index))
+
+
+class _Positions(Sampler[list[int]]):
+    """The positions of one process, part after part of each step, from `step` on, without end."""
+
+    def __init__(self, step: int, batch: int, parts: int, process: int, processes: int) -> None:
+        self.step = step
+        self.batch = batch
+        self.parts = parts
+        self.process = process
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.step
+        while True:
+            mine = list(share(step, self.batch, self.process, self.processes))
+            size = len(mine) // self.parts
+            for part in range(self.parts):
+                yield mine[part * size : (part + 1) * size]
+            step += 1
+
+
+def collate(samples: Sequence[Sample | FullyconvError], ignore_index: int) -> tuple[Tensor, Tensor] | FullyconvError:
+    """A batch: images `(N, C, H, W)` and int64 masks `(N, H, W)`; smaller samples are padded with grey and ignored."""
+    whole: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, FullyconvError):
+            return sample
+        whole.append(sample)
+    height = max(sample.mask.shape[0] for sample in whole)
+    width = max(sample.mask.shape[1] for sample in whole)
+    padding = [(0, width - sample.mask.shape[1], 0, height - sample.mask.shape[0]) for sample in whole]
+    batch = [F.pad(sample.image, pad, value=0.5) for sample, pad in zip(whole, padding, strict=True)]
+    masks = [F.pad(sample.mask.long(), pad, value=ignore_index) for sample, pad in zip(whole, padding, strict=True)]
+    return torch.stack(batch).contiguous(memory_format=torch.channels_last), torch.stack(masks)
+
+
+class _Collate:
+    """`collate` with its ignore value, as something that workers can be sent."""
+
+    def __init__(self, ignore_index: int) -> None:
+        self.ignore_index = ignore_index
+
+    def __call__(self, samples: Sequence[Sample | FullyconvError]) -> tuple[Tensor, Tensor] | FullyconvError:
+        return collate(samples, self.ignore_index)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
+
+
+def batches(
+    samples: Samples, *, step: int, batch: int, parts: int, process: int, processes: int, workers: int
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Endless batches of one process from a step on: `parts` of them make its share of a step.
+
+    Args:
+        samples: By position.
+        step: First step, counted from 0.
+        batch: Images per step of all processes together, a multiple of `parts * processes`.
+        parts: Batches that a process accumulates per step.
+        process: This process, from 0.
+        processes: How many there are.
+        workers: Processes that decode and augment; 0 does it here.
+
+    Raises:
+        FullyconvError: If a sample cannot be read.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        samples,
+        batch_sampler=_Positions(step, batch, parts, process, processes),
+        collate_fn=_Collate(samples.decoder.labels.ignore_index),
+        num_workers=workers,
+        prefetch_factor=3 if workers else None,
+        worker_init_fn=_ignore_interrupt,
+    )
+    for item in loader:
+        if isinstance(item, FullyconvError):
+            raise item
+        yield item

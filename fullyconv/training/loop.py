@@ -1,0 +1,380 @@
+"""The training loop: steps, averages, validation and checkpoints of one network."""
+
+import copy
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from fullyconv import losses
+from fullyconv.errors import FullyconvError
+from fullyconv.kernels import upsample, upsample_cross_entropy
+from fullyconv.models import FCN
+from fullyconv.sampling import seed_of
+from fullyconv.training import checkpoints
+from fullyconv.training.recipes import Loss, Recipe, learning_rate_factor
+
+Batch = tuple[Tensor, Tensor]
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+
+VALIDATION_SHARE = 0.05  # of the time that has passed, on a budget
+AFTER_LAST_STEP = 2.5  # validations' worth of time: the last one, and the evaluation with its pictures
+
+
+class InterruptedTrainingError(Exception):
+    """Training was asked to stop, and has saved where it was."""
+
+
+@dataclass
+class Pace:
+    """How far a run is: by steps, or by the clock where a budget was given.
+
+    Args:
+        steps: In all; None with a budget.
+        budget_seconds: In all, the time of earlier sessions included; None without a budget.
+        begun: When this session began, on the monotonic clock.
+        spent_seconds: Before this session.
+        reserve_seconds: Of the budget, kept for what comes after the last step.
+    """
+
+    steps: int | None
+    budget_seconds: float | None
+    begun: float
+    spent_seconds: float = 0.0
+    reserve_seconds: float = 0.0
+
+    def elapsed(self) -> float:
+        """Seconds that the run has taken, over all its sessions."""
+        return self.spent_seconds + time.monotonic() - self.begun
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """The share of the run that is over, in [0, 1]."""
+        if self.budget_seconds is not None:
+            return min(1.0, elapsed / max(self.budget_seconds - self.reserve_seconds, 1e-9))
+        assert self.steps is not None
+        return min(1.0, step / self.steps)
+
+
+class Objective(nn.Module):
+    """The loss of a batch as a module, so that data-parallel training can wrap it.
+
+    Args:
+        model: Scored on the grid of its finest tap; the upsampling is part of the loss.
+        loss: Cross-entropy gives the sum over pixels, each weighted by its class, to be divided by the weight of the
+            whole step; Dice and focal give means over the batch.
+        weight: Of each class `(K,)`, or None.
+        ignore_index: Mask value of pixels that do not count.
+    """
+
+    def __init__(self, model: FCN, loss: Loss, weight: Tensor | None, ignore_index: int) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        scores = self.model.scores(image).float()
+        weight: Tensor | None = self.get_buffer("weight") if self._buffers["weight"] is not None else None
+        if self.loss == "cross_entropy":
+            return upsample_cross_entropy(
+                scores,
+                target,
+                weight=weight,
+                ignore_index=self.ignore_index,
+                reduction="sum",
+                grid=self.model.grid,
+            )
+        logits = upsample(scores, (target.shape[1], target.shape[2]), grid=self.model.grid)
+        function = losses.dice if self.loss == "dice" else losses.focal
+        return function(logits, target, weight=weight, ignore_index=self.ignore_index)
+
+    def amount(self, target: Tensor) -> Tensor:
+        """What the summed loss of a batch is to be divided by: the class weights of its pixels, added up."""
+        valid = target[target != self.ignore_index]
+        weight = self._buffers["weight"]
+        return weight[valid].sum() if weight is not None else torch.tensor(float(valid.numel()), device=target.device)
+
+
+class Average:
+    """An exponential moving average of a model's weights and buffers; young averages forget faster.
+
+    Args:
+        model: What is averaged; copied.
+        decay: What remains after a step, once many steps are done.
+    """
+
+    def __init__(self, model: FCN, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: FCN, step: int) -> None:
+        """Moves the average towards `model` after its step number `step`, counted from 0."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for mine, theirs in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - decay)
+            else:
+                mine.copy_(theirs)
+
+
+class StopRequest:
+    """Notices Ctrl-C and SIGTERM while it is entered; a second Ctrl-C ends the process at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._notice)
+            except ValueError:  # not the main thread: the caller's own handlers stay
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@dataclass
+class State:
+    """What has happened so far, beside the weights."""
+
+    step: int = 0
+    images: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    validations: int = 0
+    validation_seconds: float = 0.0
+
+
+class Loop:
+    """Trains one network; everything that it needs is handed in.
+
+    Args:
+        model: On its device; changed by training.
+        objective: The loss over that model.
+        recipe: Batch size, optimiser, schedule.
+        optimizer: Over the model's parameters, in groups that carry their `rate`.
+        accelerator: Devices, precision, processes.
+        pace: When the run ends.
+        parts: Batches accumulated per step.
+        validations: How often the run is validated, evenly spread.
+        checkpoint_seconds: Time between checkpoints.
+        run: The run folder.
+        validate: Gives the scores of a model; called on every process alike.
+        keep: Saves a model under a name in the run folder; called on the first process only.
+    """
+
+    def __init__(
+        self,
+        model: FCN,
+        objective: Objective,
+        recipe: Recipe,
+        optimizer: torch.optim.Optimizer,
+        accelerator: Accelerator,
+        pace: Pace,
+        *,
+        parts: int,
+        seed: int,
+        validations: int,
+        checkpoint_seconds: float,
+        run: Path,
+        validate: Callable[[FCN], Mapping[str, float]],
+        keep: Callable[[FCN, str, Mapping[str, float]], None],
+    ) -> None:
+        self.model = model
+        self.recipe = recipe
+        self.accelerator = accelerator
+        self.pace = pace
+        self.parts = parts
+        self.seed = seed
+        self.validations = validations
+        self.checkpoint_seconds = checkpoint_seconds
+        self.run = run
+        self.validate = validate
+        self.keep = keep
+        self._tell: Tell = _say_nothing
+        self.state = State()
+        self.average = Average(model, recipe.ema) if recipe.ema else None
+        self.objective = objective
+        self.wrapped, self.optimizer = accelerator.prepare(objective, optimizer)
+
+    def restore(self) -> bool:
+        """Goes back to the newest checkpoint of the run, if there is one."""
+        found = checkpoints.read(self.run / "checkpoints")
+        if found is None:
+            return False
+        tensors, values = found
+        self.model.load_state_dict(_under("model.", tensors))
+        if self.average:
+            self.average.model.load_state_dict(_under("average.", tensors))
+        checkpoints.restore_optimizer(self.optimizer, tensors)
+        self.state = State(**{key: values[key] for key in vars(self.state)})
+        self.pace.spent_seconds = values["elapsed"]
+        return True
+
+    def checkpoint(self) -> Path | None:
+        """Writes a checkpoint; on the first process only."""
+        if not self.accelerator.is_main_process:
+            return None
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
+        tensors |= checkpoints.optimizer_tensors(self.optimizer)
+        values = {**vars(self.state), "elapsed": self.pace.elapsed()}
+        return checkpoints.write(self.run / "checkpoints", self.state.step, tensors, values)
+
+    def fit(self, batches: Iterator[Batch], tell: Tell) -> State:
+        """Trains to the end of the pace.
+
+        Args:
+            batches: Of this process, from the restored step on.
+            tell: Told of each step and validation: kind and values.
+
+        Raises:
+            InterruptedTrainingError: After Ctrl-C or SIGTERM, with a checkpoint written.
+        """
+        self._tell = tell
+        last_checkpoint = time.monotonic()
+        with StopRequest() as stop:
+            while True:
+                parts = [_to(next(batches), self.accelerator.device) for _ in range(self.parts)]
+                amount, elapsed, stopping = self._agree(parts, stop.asked)
+                progress = self.pace.progress(self.state.step, elapsed)
+                if stopping:
+                    self.checkpoint()
+                    raise InterruptedTrainingError
+                if progress >= 1:
+                    break
+                loss = self._step(parts, amount, progress)
+                self._report_step(loss, progress, elapsed)
+                due = int(self.pace.progress(self.state.step, elapsed) * self.validations)
+                if self.state.validations < due < self.validations and self._affordable(elapsed):
+                    self._validate()
+                    self.state.validations = due
+                if time.monotonic() - last_checkpoint > self.checkpoint_seconds:
+                    self.checkpoint()
+                    last_checkpoint = time.monotonic()
+        self._validate()
+        self.state.validations = self.validations
+        self.checkpoint()
+        return self.state
+
+    @property
+    def shown(self) -> FCN:
+        """The model that is validated and saved: the average where there is one."""
+        return self.average.model if self.average else self.model
+
+    def _agree(self, parts: Sequence[Batch], stop: bool) -> tuple[float, float, bool]:
+        """What all processes must see alike: the step's amount of loss, the first one's clock, and any wish to stop."""
+        amount = float(sum(self.objective.amount(target) for _, target in parts))
+        elapsed = self.pace.elapsed() if self.accelerator.is_main_process else 0.0
+        if self.accelerator.num_processes == 1:
+            return amount, elapsed, stop
+        shared = torch.tensor([amount, elapsed, float(stop)], dtype=torch.float64, device=self.accelerator.device)
+        amount, elapsed, wishes = self.accelerator.reduce(shared, reduction="sum").tolist()
+        return amount, elapsed, wishes > 0
+
+    def _step(self, parts: Sequence[Batch], amount: float, progress: float) -> float:
+        torch.manual_seed(seed_of(self.seed, "dropout", self.state.step, self.accelerator.process_index))
+        factor = learning_rate_factor(self.recipe, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.learning_rate * factor * group["rate"]
+        self.wrapped.train()
+        # Data-parallel training averages gradients over processes, while the loss here is a share of one sum.
+        scale = self._scale(parts, amount)
+        total = torch.zeros((), device=self.accelerator.device)
+        for number, (image, target) in enumerate(parts):
+            with self._silent() if number < len(parts) - 1 else nullcontext():
+                loss = self.wrapped(image, target) * scale
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        mean = float(self.accelerator.reduce(total, reduction="mean"))
+        if not math.isfinite(mean):
+            rate = self.recipe.learning_rate
+            raise FullyconvError(
+                "SEG-T008", f"the loss became {mean} at step {self.state.step}; train anew with --lr {rate / 10:g}"
+            )
+        if self.recipe.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.model, self.state.step)
+        self.state.step += 1
+        self.state.images += self.recipe.batch
+        return mean
+
+    def _scale(self, parts: Sequence[Batch], amount: float) -> float:
+        processes = self.accelerator.num_processes
+        if self.objective.loss != "cross_entropy":
+            return 1 / len(parts)
+        if self.recipe.reduction == "sum":
+            return processes / self.recipe.batch
+        return processes / max(amount, 1e-12)
+
+    def _silent(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.accelerator.no_sync(self.wrapped)
+        return context
+
+    def _report_step(self, loss: float, progress: float, elapsed: float) -> None:
+        self._tell(
+            "train",
+            {
+                "step": self.state.step,
+                "progress": progress,
+                "seconds": elapsed,
+                "loss": loss,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "images": self.state.images,
+            },
+        )
+
+    def _affordable(self, elapsed: float) -> bool:
+        """Whether a validation fits the budget; without one, always, so that runs of so many steps are alike."""
+        return self.pace.budget_seconds is None or self.state.validation_seconds < VALIDATION_SHARE * elapsed
+
+    def _validate(self) -> None:
+        begun = time.monotonic()
+        scores = dict(self.validate(self.shown))
+        if self.accelerator.is_main_process:
+            better = scores["mean_iou"] >= self.state.best.get("mean_iou", -1.0)
+            if better:
+                self.state.best = scores
+                self.keep(self.shown, "model", scores)
+            seconds = time.monotonic() - begun
+            self.state.validation_seconds += seconds
+            self.pace.reserve_seconds = AFTER_LAST_STEP * seconds
+            self._tell("validation", {"step": self.state.step, **scores, "best": better, "validation_seconds": seconds})
+        self.accelerator.wait_for_everyone()
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    image, target = batch
+    return image.to(device, non_blocking=True), target.to(device, non_blocking=True)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _say_nothing(kind: str, values: Mapping[str, Any]) -> None:
+    pass

@@ -1,0 +1,169 @@
+"""The plan of a run: every setting that decides what it computes, with what was found out about data and machine."""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from fullyconv import images, losses
+from fullyconv.datasets import Dataset, Pair
+from fullyconv.errors import FullyconvError
+from fullyconv.models import Upscoring
+from fullyconv.training.loading import Decoder
+from fullyconv.training.recipes import RECIPES, Recipe
+from fullyconv.transforms import Augmentation
+
+DEFAULT_EPOCHS = 100
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a run computes; kept as plan.json, and what `--resume` follows."""
+
+    data: str
+    architecture: dict[str, Any]
+    recipe: Recipe
+    seed: int
+    steps: int | None
+    budget_seconds: float | None
+    parts: int
+    validations: int
+    precision: Literal["fp32", "bf16"]
+    class_weights: tuple[float, ...] | None
+    pretrained: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Plan":
+        """The plan that `to_json` gave."""
+        recipe = dict(values["recipe"])
+        if recipe["augmentation"]:
+            given = recipe["augmentation"]
+            recipe["augmentation"] = Augmentation(
+                **{**given, "crop": tuple(given["crop"]), "scale": tuple(given["scale"])}
+            )
+        weights = values["class_weights"]
+        return cls(**{**values, "recipe": Recipe(**recipe), "class_weights": tuple(weights) if weights else None})
+
+
+def recipe_of(name: str, given: Mapping[str, Any], crop: tuple[int, int] | None, augment: bool) -> Recipe:
+    """A recipe by name, with the settings that are given in place of its own.
+
+    Args:
+        name: Key of `RECIPES`.
+        given: Fields of `Recipe`; None keeps the recipe's.
+        crop: Height and width of the samples; None keeps the recipe's.
+        augment: Whether samples are varied at all.
+    """
+    base = RECIPES[name]
+    augmentation = base.augmentation if augment else None
+    if crop is not None:
+        augmentation = replace(augmentation or Augmentation(scale=(1, 1), aspect=1, light=0, focus=0), crop=crop)
+    return replace(base, augmentation=augmentation, **{key: value for key, value in given.items() if value is not None})
+
+
+def steps_of(epochs: float | None, steps: int | None, budget: str | None, size: int, batch: int) -> int | None:
+    """The optimiser steps of a run of so many epochs or steps, or None where a budget of time decides.
+
+    Raises:
+        FullyconvError: SEG-T006 if more than one is given, or less than a step.
+    """
+    given = [name for name, value in (("epochs", epochs), ("steps", steps), ("budget", budget)) if value is not None]
+    if len(given) > 1:
+        raise FullyconvError("SEG-T006", f"--{' and --'.join(given)} each set the length of the run; give one of them")
+    if budget is not None:
+        return None
+    if steps is None:
+        steps = max(1, round((DEFAULT_EPOCHS if epochs is None else epochs) * size / batch))
+    if steps < 1:
+        raise FullyconvError("SEG-T006", f"a run needs at least one step, got --steps {steps}")
+    return steps
+
+
+def seconds_of(budget: str) -> float:
+    """The seconds that a text such as 90s, 30m or 2h stands for; a bare number counts minutes.
+
+    Raises:
+        FullyconvError: SEG-T006 for anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h)?", budget.strip())
+    if not match or float(match[1]) <= 0:
+        raise FullyconvError("SEG-T006", f"--budget must be a time such as 90s, 30m or 2h, got {budget!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "m"]
+
+
+def architecture_of(
+    name: str, dataset: Dataset, channels: int | None, upscore: Upscoring, dropout: float
+) -> dict[str, Any]:
+    """The arguments of `models.create` for a dataset; the statistics of bands other than RGB are measured on it."""
+    pairs = dataset.pairs("train")
+    bands = channels or _bands(pairs)
+    statistics = {} if bands == 3 else _statistics(pairs, bands)
+    return {
+        "name": name,
+        "num_classes": len(dataset.labels),
+        "channels": bands,
+        "upscore": upscore,
+        "dropout": dropout,
+        **statistics,
+    }
+
+
+def _bands(pairs: Sequence[Pair]) -> int:
+    """1 if all of the first images are grey, 3 for colour with or without alpha, else the number of their bands."""
+    found = {images.read_image(pair.image, channels=None).shape[0] for pair in pairs[:: max(1, len(pairs) // 16)]}
+    if found == {1}:
+        return 1
+    return 3 if max(found) <= 4 else max(found)
+
+
+def _statistics(pairs: Sequence[Pair], bands: int) -> dict[str, list[float]]:
+    """Mean and standard deviation of each band over up to 64 images, in [0, 1]."""
+    samples = [
+        images.to_float(images.read_image(pair.image, channels=bands)).flatten(1)[:, ::17]
+        for pair in pairs[:: max(1, len(pairs) // 64)]
+    ]
+    values = torch.cat(samples, dim=1)
+    return {"mean": values.mean(1).tolist(), "std": values.std(1).clamp(min=1e-3).tolist()}
+
+
+def class_weights_of(decoder: Decoder, balance: Literal["log", "median"]) -> tuple[float, ...]:
+    """Class weights from the pixel counts of up to 500 training masks, evenly spaced."""
+    size = len(decoder.pairs)
+    counts = torch.zeros(len(decoder.labels), dtype=torch.int64)
+    for index in range(0, size, max(1, size // 500)):
+        mask = decoder[index][1].flatten().long()
+        counts += torch.bincount(mask[mask != decoder.labels.ignore_index], minlength=len(counts))
+    return tuple(losses.class_weights(counts, balance).tolist())
+
+
+def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:
+    """The precision to compute in; `auto` is bf16 where the machine is faster in it."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if _bf16_pays() else "fp32"
+
+
+def _bf16_pays() -> bool:
+    """Whether a convolution is faster in bf16 on this CPU; some have the instructions at half the rate of float32."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        image = torch.randn(4, 128, 32, 32).to(dtype).contiguous(memory_format=torch.channels_last)
+        conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(dtype).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            times = []
+            for _ in range(7):
+                begun = time.perf_counter()
+                conv(image)
+                times.append(time.perf_counter() - begun)
+        seconds[dtype] = sorted(times)[3]
+    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
