@@ -78,6 +78,7 @@ class _CrossEntropy(torch.autograd.Function):
             ignore_index,
             np.float32(label_smoothing),
             *_geometry(rows, columns, cell_rows),
+            columns.weight.astype(np.float32),
             gradients.numpy(),
             losses,
             masses,
@@ -122,9 +123,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def _geometry(rows: Taps, columns: Taps, cell_rows: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """What the loops need to know: slab starts, row shares, left and right columns, column shares."""
+    """What both loops need: slab starts, row shares, left and right cells, and the share to read of the right one."""
     starts = np.searchsorted(rows.left, np.arange(cell_rows + 1)).astype(np.int64)
-    return starts, rows.weight.astype(np.float32), columns.left, columns.right, columns.weight.astype(np.float32)
+    left, right = columns.left.astype(np.uint32), columns.right.astype(np.uint32)
+    read_shares = np.where(right > left, columns.weight, 0.5).astype(np.float32)
+    return starts, rows.weight.astype(np.float32), left, right, read_shares
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, Any]:

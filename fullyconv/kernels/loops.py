@@ -24,7 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 LANES = 64
 """Columns of a block. 32, 64 and 128 are as fast for 11, 21 and 150 classes; 16 takes twice the time."""
 
-ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+ZERO, ONE = np.float32(0), np.float32(1)
 
 
 def compiled(function: Function) -> Function:
@@ -141,17 +141,18 @@ def expand(
     Args:
         scores: `(N, K, h, w)`.
         image, row: Which coarse row.
-        classes: Which classes, int64, one for each row of `expanded` that is filled.
+        classes: Which classes, one for each row of `expanded` that is filled.
         left, right, share: The cells that each pixel column reads, and the share of the right one.
         start, stop: The block's first pixel column and the one after its last; lanes beyond become zero.
     """
     for k in range(len(classes)):
-        source = classes[k]
+        # Unsigned indices: signed ones would be tested for counting from the end, which takes as long as all the rest.
+        source = np.uint32(classes[k])
         for lane in range(stop - start):
-            a, b = left[start + lane], right[start + lane]
-            # A pixel on a cell reads that cell alone: twice a half, for an infinite neighbour times zero would be NaN.
-            t = share[start + lane] if b > a else HALF
-            expanded[k, lane] = scores[image, source, row, a] * (ONE - t) + scores[image, source, row, b] * t
+            x = np.uint32(start + lane)
+            t = share[x]
+            near, far = scores[image, source, row, left[x]], scores[image, source, row, right[x]]
+            expanded[k, lane] = near * (ONE - t) + far * t
         for lane in range(stop - start, LANES):
             expanded[k, lane] = ZERO
 
@@ -180,7 +181,7 @@ def read_target(
         weight: The weight of each class.
         keep: The share of the target that label smoothing leaves to the pixel's own class.
         spread: The weight that label smoothing gives to all classes together.
-        classes: Becomes the class of each lane, int64; 0 for a lane that does not count.
+        classes: Becomes the class of each lane, uint32; 0 for a lane that does not count.
         hot: Becomes the weight of the lane's own class.
         total: Becomes the weight of the lane.
 
@@ -324,6 +325,7 @@ def cross_entropy_slabs(
     row_shares: Array,
     left: Array,
     right: Array,
+    read_shares: Array,
     column_shares: Array,
     gradients: Array,
     losses: Array,
@@ -341,7 +343,9 @@ def cross_entropy_slabs(
         smoothing: Label smoothing in [0, 1], float32.
         slab_starts: The first pixel row of each slab, `(h + 1,)` int64.
         row_shares, column_shares: The share of the lower and the right cell in each pixel row and column.
-        left, right: The cells that each pixel column reads, int64.
+        left, right: The cells that each pixel column reads, uint32.
+        read_shares: As `column_shares`, but a half where both cells are one: a pixel on a cell reads it twice, for an
+            infinite neighbour times zero would be NaN.
         gradients: Zeros; becomes what each slab gives to its upper and lower coarse row, `(2, N, K, h, w)`; their sum
             is the gradient. Without images, `(2, 0, K, h, w)`, no gradient is computed.
         losses, masses: Become the summed loss and class weight of each slab, float64.
@@ -355,7 +359,7 @@ def cross_entropy_slabs(
     upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
     to_upper, to_lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
     logits = np.empty((classes, LANES), np.float32)
-    all_classes, own = np.arange(classes), np.empty(LANES, np.int64)
+    all_classes, own = np.arange(classes), np.empty(LANES, np.uint32)
     hot, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     loss, scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for slab in range(first, last):
@@ -363,8 +367,8 @@ def cross_entropy_slabs(
         below = min(row + 1, cell_rows - 1)
         for start in range(0, width, LANES):
             stop = min(start + LANES, width)
-            expand(scores, image, row, all_classes, left, right, column_shares, start, stop, upper)
-            expand(scores, image, below, all_classes, left, right, column_shares, start, stop, lower)
+            expand(scores, image, row, all_classes, left, right, read_shares, start, stop, upper)
+            expand(scores, image, below, all_classes, left, right, read_shares, start, stop, lower)
             to_upper.fill(ZERO)
             to_lower.fill(ZERO)
             loss.fill(ZERO)
@@ -432,31 +436,50 @@ def find_contenders(scores: Array, image: int, row: int, below: int, alive: Arra
     return False
 
 
+ROWS = 16
+"""Pixel rows that `contest` works on at a time."""
+
+
 @compiled
-def contest(upper: Array, lower: Array, t: Any, classes: Array, best: Array, winner: Array) -> None:
-    """Fills `winner` (LANES, int32) with the class of the highest blend of two expanded rows; `best` is for scratch."""
-    s = ONE - t
-    for lane in range(LANES):
-        best[lane] = s * upper[0, lane] + t * lower[0, lane]
-        winner[lane] = classes[0]
-    for k in range(1, len(classes)):
+def contest(
+    upper: Array, lower: Array, shares: Array, top: int, bottom: int, classes: Array, best: Array, winner: Array
+) -> None:
+    """Fills `winner` (ROWS, LANES) with the class of the highest blend in pixel rows top ... bottom - 1.
+
+    The rows stand inside the loop over classes, so that the two expanded rows of a class are fetched once for all.
+
+    Args:
+        upper, lower: The expanded rows of `classes`.
+        shares: The share of `lower` in each pixel row of the image.
+        top, bottom: The first pixel row and the one after the last; at most ROWS.
+        classes: The contenders, in rising order, int64.
+        best: Scratch space of the shape of `winner`.
+        winner: int32.
+    """
+    for y in range(top, bottom):
+        for lane in range(LANES):
+            best[y - top, lane] = -np.inf
+            winner[y - top, lane] = classes[0]
+    for k in range(len(classes)):
         contender = np.int32(classes[k])
-        for lane in range(LANES):
-            score = s * upper[k, lane] + t * lower[k, lane]
-            winner[lane] = contender if score > best[lane] else winner[lane]
-            best[lane] = score if score > best[lane] else best[lane]
+        for y in range(top, bottom):
+            t, row = shares[y], y - top
+            s = ONE - t
+            for lane in range(LANES):
+                score = s * upper[k, lane] + t * lower[k, lane]
+                winner[row, lane] = contender if score > best[row, lane] else winner[row, lane]
+                best[row, lane] = score if score > best[row, lane] else best[row, lane]
 
 
 @compiled
-def careful_contest(logits: Array, best: Array, winner: Array) -> None:
-    """As `contest`, of blended logits of all classes that may hold infinities and NaN: the first NaN wins."""
-    best.fill(-np.inf)
-    winner.fill(0)
-    for k in range(len(logits)):
-        for lane in range(LANES):
+def careful_contest(logits: Array, best: Array, winner: Array, row: int) -> None:
+    """As `contest`, for one row of logits of all classes, infinities and NaN among them: the first NaN wins."""
+    for lane in range(LANES):
+        best[row, lane], winner[row, lane] = -np.inf, 0
+        for k in range(len(logits)):
             score = logits[k, lane]
-            if score > best[lane] or (np.isnan(score) and not np.isnan(best[lane])):
-                best[lane], winner[lane] = score, k
+            if score > best[row, lane] or (np.isnan(score) and not np.isnan(best[row, lane])):
+                best[row, lane], winner[row, lane] = score, k
 
 
 @compiled_once
@@ -468,7 +491,7 @@ def argmax_slabs(
     row_shares: Array,
     left: Array,
     right: Array,
-    column_shares: Array,
+    read_shares: Array,
     mask: Array,
 ) -> None:
     """Fills slabs first ... last - 1 of `mask` `(N, H, W)` uint8 or uint16; the other arguments as above."""
@@ -477,7 +500,7 @@ def argmax_slabs(
     upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
     logits = np.empty((classes, LANES), np.float32)
     alive, contenders = np.empty((classes, cell_columns), np.uint8), np.empty(classes, np.int64)
-    best, winner = np.empty(LANES, np.float32), np.empty(LANES, np.int32)
+    best, winner = np.empty((ROWS, LANES), np.float32), np.empty((ROWS, LANES), np.int32)
     for slab in range(first, last):
         image, row = slab // cell_rows, slab % cell_rows
         below = min(row + 1, cell_rows - 1)
@@ -500,13 +523,16 @@ def argmax_slabs(
                         mask[image, y, x] = contenders[0]
                 continue
             chosen = contenders[:count]
-            expand(scores, image, row, chosen, left, right, column_shares, start, stop, upper)
-            expand(scores, image, below, chosen, left, right, column_shares, start, stop, lower)
-            for y in range(top, bottom):
+            expand(scores, image, row, chosen, left, right, read_shares, start, stop, upper)
+            expand(scores, image, below, chosen, left, right, read_shares, start, stop, lower)
+            for band in range(top, bottom, ROWS):
+                band_end = min(band + ROWS, bottom)
                 if careful:
-                    blend(upper, lower, row_shares[y], logits)
-                    careful_contest(logits, best, winner)
+                    for y in range(band, band_end):
+                        blend(upper, lower, row_shares[y], logits)
+                        careful_contest(logits, best, winner, y - band)
                 else:
-                    contest(upper, lower, row_shares[y], chosen, best, winner)
-                for lane in range(stop - start):
-                    mask[image, y, start + lane] = winner[lane]
+                    contest(upper, lower, row_shares, band, band_end, chosen, best, winner)
+                for y in range(band, band_end):
+                    for lane in range(stop - start):
+                        mask[image, y, start + lane] = winner[y - band, lane]
