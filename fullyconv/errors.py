@@ -125,7 +125,7 @@ FAULTS: dict[str, Fault] = {
     "SEG-D017": Fault(
         "Image and mask carry different EXIF orientations",
         "The image is turned on reading and its mask is not, or the other way round.",
-        "fullyconv check DATA --fix DIR turns masks of the image's stored size; otherwise write both without the tag.",
+        "Look at one such pair. If its mask is turned, write the images anew without the tag.",
     ),
     "SEG-D018": Fault(
         "The same image is in two splits",
@@ -213,19 +213,20 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M002": Fault(
         "The trunk has no map at a wanted stride",
-        "Scores are taken from feature maps at strides 4, 8, 16 and 32. Vision transformers and some networks have only "
-        "one or two of these.",
+        "Scores are taken from feature maps at strides 4, 8, 16 and 32. Vision transformers and some networks have "
+        "only one or two of these.",
         "Use the coarser fcn16s- or fcn32s- form that the message offers, or another trunk.",
     ),
     "SEG-M003": Fault(
         "Pretrained weights cannot be fetched",
         "--pretrained hub asks timm to download the classifier's weights, and the hub could not be reached.",
-        "Fetch the file on another machine and give its path with --pretrained, or train from scratch: --pretrained none.",
+        "Fetch the file on another machine and give its path with --pretrained, or train from scratch with "
+        "--pretrained none.",
     ),
     "SEG-M004": Fault(
         "No readable weights",
-        "--pretrained takes a .safetensors or .pth file of plain tensors, a model folder or a run folder. Pickled objects "
-        "are never executed.",
+        "--pretrained takes a .safetensors or .pth file of plain tensors, a model folder or a run folder. Pickled "
+        "objects are never executed.",
         "Check the path; save a pickled network again as its state_dict.",
     ),
     "SEG-M005": Fault(
@@ -307,8 +308,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-T008": Fault(
         "The loss is not a number",
-        "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe `heavy` "
-        "needs rates about 100,000 times smaller than a mean.",
+        "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe "
+        "`heavy` needs rates about 100,000 times smaller than a mean.",
         "Lower --lr tenfold, and train under another --out.",
     ),
     "SEG-T030": Fault(

@@ -232,6 +232,8 @@ def test_manifest_without_its_columns_is_refused(tmp_path: Path, text: str) -> N
         ("{}.png", "{}_mask.png"),
         ("{}.png", "{}-label.png"),
         ("{}_sat.jpg", "{}_gt.png"),
+        ("images/{}.png", "images/{}_mask.png"),
+        ("images/{}_L.png", "masks/{}_L.png"),
         ("{}.png", "{}_L.png"),
         ("{}-color.png", "{}-label.png"),
         ("deep/er/Imgs/{}.jpg", "deep/er/Imgs/{}.png"),
@@ -470,6 +472,15 @@ def test_smoothed_colours_are_refused(tmp_path: Path) -> None:
     mask[..., 1] = np.arange(20)
     with pytest.raises(FullyconvError, match=r"SEG-D013 .*400 different colours"):
         open_dataset(folder_of(tmp_path, mask))
+
+
+def test_broken_mask_is_left_to_the_doctor(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, levels(0, 255), levels(0, 255))
+    (root / "masks" / "0.png").write_bytes(b"rubbish")
+    assert open_dataset(root).labels.names == ("background", "foreground")
+    (root / "masks" / "1.png").write_bytes(b"rubbish")
+    with pytest.raises(FullyconvError, match="SEG-D009"):
+        open_dataset(root)
 
 
 def test_palette_and_rgb_masks_mix(tmp_path: Path) -> None:

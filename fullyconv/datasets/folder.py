@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -68,10 +68,12 @@ class Found:
 
     Args:
         path: Where it is.
-        role: What it is; None if no name says so.
+        role: What its folders say that it is; None if they say nothing.
         kind: The word that made it a mask.
         group: Its folders, without the words for roles: those of an image and its mask agree.
         split: The split that a folder names.
+        own_role: What its own name says that it is.
+        own_kind: The word in its own name.
     """
 
     path: Path
@@ -79,6 +81,8 @@ class Found:
     kind: str
     group: tuple[str, ...]
     split: str | None
+    own_role: Role | None = None
+    own_kind: str = ""
 
 
 def recognise(root: Path) -> bool:
@@ -147,29 +151,24 @@ def _role(words: Sequence[str]) -> tuple[Role | None, str]:
 
 
 def _look(path: Path) -> Found:
-    """A picture's role from the ends of its own name, else from the deepest folder whose name tells."""
+    """A picture with what its folders say, the deepest that says something first, and what its own name says."""
     role: Role | None = None
     kind = ""
     group: list[str] = []
     split = None
     for part in reversed(path.parts[:-1]):
         words = _words(part)
-        own_role, own_kind = _role(words)
+        folder_role, folder_kind = _role(words)
         split = split or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
-        if own_role is None:
+        if folder_role is None:
             group.insert(0, part)
             continue
         if role is None:
-            role, kind = own_role, own_kind
+            role, kind = folder_role, folder_kind
         left = [word for word in words if _role([word])[0] is None and word not in FORMAT_WORDS]
         group[:0] = [" ".join(left)] if left else []
-    if role != "other":
-        ends = _ends(path.stem)
-        if role != "mask" and ends[0] is not None:
-            role, kind = ends
-    if path.suffix.lower() not in IMAGE_SUFFIXES and role != "other":
-        role, kind = "mask", kind or "mat"
-    return Found(path, role, kind, tuple(group), split)
+    own_role, own_kind = _ends(path.stem) if path.suffix.lower() in IMAGE_SUFFIXES else ("mask", "mat")
+    return Found(path, role, kind, tuple(group), split, own_role, own_kind)
 
 
 def _ends(stem: str) -> tuple[Role | None, str]:
@@ -184,22 +183,27 @@ def _ends(stem: str) -> tuple[Role | None, str]:
 
 
 def _roles(found: Sequence[Found]) -> tuple[list[Found], list[Found]]:
-    """The images and the masks among the pictures; where names do not tell, the file formats may."""
-    images = [one for one in found if one.role == "image"] or [one for one in found if one.role is None]
+    """The images and the masks among the pictures: by their folders; without a folder of masks, by their own names;
+    and where those do not tell either, by their formats."""
     masks = [one for one in found if one.role == "mask"]
+    pictures = [one for one in found if one.role in {"image", None} and one.path.suffix.lower() in IMAGE_SUFFIXES]
     if masks:
-        return images, masks
-    # Side by side with the same stem: the photograph is the JPEG.
+        return [one for one in pictures if one.role == "image"] or pictures, masks
+    told = [replace(one, role=one.own_role or one.role, kind=one.own_kind) for one in found if one.role != "other"]
+    masks = [one for one in told if one.role == "mask"]
+    images = [one for one in told if one.role == "image"] or [one for one in told if one.role is None]
+    return (images, masks) if masks else _twins(images)
+
+
+def _twins(pictures: Sequence[Found]) -> tuple[list[Found], list[Found]]:
+    """Images and masks of the same stem side by side: the photograph is the JPEG."""
     by_stem: dict[Path, list[Found]] = defaultdict(list)
-    for one in images:
+    for one in pictures:
         by_stem[one.path.with_suffix("")].append(one)
-    twins = [tuple(both) for both in by_stem.values() if len(both) == 2]
-    photographs = [one for both in twins for one in both if one.path.suffix.lower() in {".jpg", ".jpeg"}]
-    chosen = set(photographs)
-    return (
-        [one for one in images if one in chosen or len(by_stem[one.path.with_suffix("")]) == 1],
-        [one for both in twins for one in both if one not in chosen],
-    )
+    twins = [both for both in by_stem.values() if len(both) == 2]
+    photographs = {one for both in twins for one in both if one.path.suffix.lower() in {".jpg", ".jpeg"}}
+    images = [one for one in pictures if one in photographs or len(by_stem[one.path.with_suffix("")]) == 1]
+    return images, [one for both in twins for one in both if one not in photographs]
 
 
 def _match(images: Sequence[Found], masks: Sequence[Found]) -> tuple[list[tuple[Found, Found]], list[Found]]:

@@ -1,0 +1,154 @@
+"""Write a cleaned copy of a data set: index masks, one classes.json, and no pair that cannot be used."""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fullyconv.datasets import Dataset
+from fullyconv.doctor.observation import Observation, observe
+from fullyconv.errors import FullyconvError
+from fullyconv.images import TURNS, read_mask, write_mask
+from fullyconv.labels import LabelSet, Raw
+
+Array = np.ndarray[Any, Any]
+
+MANY_STRAYS = 16
+SMALL_SHARE = 0.2
+LEVEL_GAP = 8
+
+
+def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
+    """Write the pairs that can be used to a new folder: images/SPLIT/, masks/SPLIT/ and classes.json.
+
+    Values that no class stands for become the nearest class where smoothing made them, else ignored; masks of 0 and 255
+    become background and foreground; masks that lost their image's EXIF turn are turned.
+
+    Returns:
+        What was done, in sentences.
+
+    Raises:
+        FullyconvError: SEG-D023 if the folder exists and is not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FullyconvError("SEG-D023", f"{out} exists and is not empty; name a folder that does not exist yet")
+    observations = observe(dataset, _splits_once(dataset), None)
+    labels = mended_labels(dataset.labels, total_counts(observations))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}-{os.getpid()}")
+    partial.mkdir()
+    try:
+        left_out = [one.pair for one in observations if not _write_pair(one, labels, partial)]
+        plain = LabelSet(labels.names, labels.colors, ignore_index=labels.ignore_index)
+        (partial / "classes.json").write_text(json.dumps(plain.to_dict(), indent=1))
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    written = len(observations) - len(left_out)
+    notes = [
+        f"{out} is a cleaned copy of {dataset.root}: {written} pairs, masks as index PNGs, classes in classes.json"
+    ]
+    if left_out:
+        names = ", ".join(pair.name for pair in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        notes.append(f"{len(left_out)} pairs could not be mended and were left out: {names}")
+    return tuple(notes)
+
+
+def total_counts(observations: Iterable[Observation]) -> Counter[Raw]:
+    """Pixels of each raw value or colour in all the masks examined."""
+    total = Counter[Raw]()
+    for one in observations:
+        total.update(one.counts)
+    return total
+
+
+def mended_labels(labels: LabelSet, counts: Mapping[Raw, int]) -> LabelSet:
+    """The label set whose table knows every raw value that was counted."""
+    if reads_foreground_as_ignored(labels, counts):
+        kept = tuple((raw, index) for raw, index in labels.table if raw != 255)
+        labels = replace(labels, table=(*kept, (255, 1)))
+    known = dict(labels.table)
+    alike = tuple if labels.coded_by_color else int
+    strays = {raw: count for raw, count in counts.items() if raw not in known and isinstance(raw, alike)}
+    share = sum(strays.values()) / max(1, sum(counts.values()))
+    smoothed = is_smoothed(labels, strays, share)
+    extra = tuple((raw, known[nearest_raw(raw, known)] if smoothed else labels.ignore_index) for raw in strays)
+    return replace(labels, table=(*labels.table, *extra))
+
+
+def reads_foreground_as_ignored(labels: LabelSet, counts: Mapping[Raw, int]) -> bool:
+    """Whether masks for two classes hold 0 and 255 alone, and 255 is ignored or unknown."""
+    ignored = dict(labels.table).get(255, labels.ignore_index) == labels.ignore_index
+    return len(labels) == 2 and ignored and 255 in counts and counts.keys() <= {0, 255}
+
+
+def is_smoothed(labels: LabelSet, strays: Mapping[Raw, int], share: float) -> bool:
+    """Whether unknown values look like the work of smoothing: many of them in few pixels, between codes that lie so
+    far apart that the nearest one means something."""
+    return len(strays) > MANY_STRAYS and share < SMALL_SHARE and (labels.coded_by_color or _far_apart(labels))
+
+
+def _far_apart(labels: LabelSet) -> bool:
+    values = sorted(raw for raw, _ in labels.table if isinstance(raw, int))
+    return len(values) > 1 and bool((np.diff(values) >= LEVEL_GAP).all())
+
+
+def nearest_raw(raw: Raw, known: Mapping[Raw, int]) -> Raw:
+    """The known value or colour at the smallest distance."""
+    own = np.atleast_1d(raw)
+    return min(known, key=lambda other: int(((np.atleast_1d(other) - own) ** 2).sum()))
+
+
+def _splits_once(dataset: Dataset) -> list[str]:
+    """The splits without those, such as VOC's trainval, that only repeat pairs of splits before them."""
+    chosen: list[str] = []
+    seen: set[Path] = set()
+    for split, pairs in dataset.splits.items():
+        images = {pair.image for pair in pairs}
+        if not images <= seen:
+            chosen.append(split)
+            seen |= images
+    return chosen
+
+
+def _write_pair(one: Observation, labels: LabelSet, out: Path) -> bool:
+    """Write one pair; False if it cannot be used."""
+    pair = one.pair
+    known = {raw for raw, _ in labels.table}
+    unlike = one.differs_in_size and not one.lost_turn
+    if one.missing or one.faults or unlike or not one.counts.keys() <= known:
+        return False
+    image = out / "images" / one.split / f"{pair.name}{pair.image.suffix}"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    _link(pair.image, image)
+    if pair.mask is not None:
+        mask = out / "masks" / one.split / f"{pair.name}.png"
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(mask, _mended(one, pair.mask, labels), labels)
+    return True
+
+
+def _mended(one: Observation, path: Path, labels: LabelSet) -> Array:
+    mask = read_mask(path, labels).numpy()
+    if one.headers is None or not one.lost_turn:
+        return mask
+    image, _ = one.headers
+    return np.array(Image.fromarray(mask).transpose(TURNS[image.orientation]))
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the disk has none."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,346 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fullyconv.doctor
+from fullyconv.datasets import Dataset, Pair, open_dataset
+from fullyconv.doctor import Examination, Finding, check, examine
+from fullyconv.doctor.mending import nearest_raw, write_cleaned
+from fullyconv.doctor.observation import between_share
+from fullyconv.errors import FAULTS, FullyconvError
+from fullyconv.images import read_image, read_mask, read_raw_mask
+from fullyconv.labels import LabelSet
+
+Array = np.ndarray[Any, Any]
+BINARY = LabelSet(("background", "crack"))
+PATCH = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
+
+
+def save(path: Path, pixels: Array, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def photo(seed: int, height: int = 2, width: int = 3) -> Array:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+
+
+def sound(root: Path, *masks: Array, labels: LabelSet = BINARY, val: int = 0) -> Dataset:
+    """A data set of one pair per mask, the last `val` of them for validation."""
+    pairs = tuple(
+        Pair(
+            f"{number:03}",
+            save(root / "images" / f"{number:03}.png", photo(number, *mask.shape[:2])),
+            save(root / "masks" / f"{number:03}.png", mask),
+        )
+        for number, mask in enumerate(masks)
+    )
+    splits = {"train": pairs[: len(pairs) - val]} | ({"val": pairs[len(pairs) - val :]} if val else {})
+    return Dataset("folder", root, labels, splits)
+
+
+def codes(findings: tuple[Finding, ...]) -> list[str]:
+    return [finding.code for finding in findings]
+
+
+def only(findings: tuple[Finding, ...], code: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.code == code]
+    return found
+
+
+def test_sound_set_has_no_findings(tmp_path: Path) -> None:
+    found = examine(sound(tmp_path, *[PATCH] * 25, val=5))
+    assert (found.errors, found.warnings) == ((), ())
+    assert found.splits == {"train": 20, "val": 5}
+    assert found.classes == (
+        {"name": "background", "pixels": 75, "images": 25},
+        {"name": "crack", "pixels": 75, "images": 25},
+    )
+    found.refuse_if_broken()
+
+
+def test_limit_bounds_the_masks_examined(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, *[PATCH] * 10)
+    assert examine(dataset, limit=4).examined == 4
+    assert examine(dataset, limit=None).examined == 10
+
+
+def test_splits_that_do_not_exist_are_passed_over(tmp_path: Path) -> None:
+    assert examine(sound(tmp_path, PATCH), splits=("train", "val")).examined == 1
+
+
+def test_listed_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, PATCH, PATCH)
+    (tmp_path / "masks" / "001.png").unlink()
+    found = only(examine(dataset).errors, "SEG-D021")
+    assert (found.where, found.count) == ("masks/001.png", 1)
+
+
+def test_unpaired_files_are_a_warning(tmp_path: Path) -> None:
+    sound(tmp_path, PATCH, PATCH)
+    save(tmp_path / "images" / "widow.png", photo(99))
+    found = only(examine(open_dataset(tmp_path)).warnings, "SEG-D021")
+    assert (found.where, found.count) == ("images/widow.png", 1)
+
+
+def test_undecodable_files_are_errors(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, PATCH, PATCH, PATCH)
+    (tmp_path / "images" / "000.png").write_bytes(b"rubbish")
+    big = save(tmp_path / "images" / "001.png", photo(1, 64, 64))
+    big.write_bytes(big.read_bytes()[:2000])
+    save(tmp_path / "masks" / "001.png", np.zeros((64, 64), np.uint8))
+    found = only(examine(dataset).errors, "SEG-D009")
+    assert (found.where, found.count) == ("images/000.png", 2)
+
+
+def test_unlike_sizes_are_an_error(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, PATCH, PATCH)
+    save(tmp_path / "masks" / "001.png", np.zeros((4, 5), np.uint8))
+    found = only(examine(dataset).errors, "SEG-D008")
+    assert "masks/001.png is 5x4 pixels, its image 3x2; 1 of 2 pairs" in found.message
+    with pytest.raises(FullyconvError, match=r"SEG-D008 .*masks/001\.png is 5x4"):
+        examine(dataset).refuse_if_broken()
+
+
+def tagged(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def test_mask_that_lost_its_turn_is_an_error_and_mended(tmp_path: Path) -> None:
+    dataset = sound(tmp_path / "data", *[PATCH] * 3)
+    stored = np.where(PATCH[..., None] > 0, 200, 10).astype(np.uint8).repeat(3, axis=2)
+    save(tmp_path / "data" / "images" / "001.png", stored, exif=tagged(6))
+    assert "Orientation 6" in only(examine(dataset).errors, "SEG-D008").message
+    write_cleaned(dataset, tmp_path / "clean")
+    clean = open_dataset(tmp_path / "clean")
+    (pair,) = [pair for pairs in clean.splits.values() for pair in pairs if pair.name == "001"]
+    assert pair.mask is not None
+    assert examine(clean).errors == ()
+    assert np.array_equal(read_image(pair.image)[0].numpy() > 100, read_mask(pair.mask, clean.labels).numpy() == 1)
+
+
+def test_turn_that_sizes_cannot_tell_is_a_warning(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, PATCH, PATCH)
+    save(tmp_path / "images" / "001.png", photo(1), exif=tagged(3))
+    assert "orientation 3, its mask 1" in only(examine(dataset).warnings, "SEG-D017").message
+
+
+def test_mask_drawn_on_the_upright_image_is_fine(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, PATCH, PATCH)
+    save(tmp_path / "images" / "001.png", photo(1, 3, 2), exif=tagged(6))
+    found = examine(dataset)
+    assert not {"SEG-D008", "SEG-D017"} & set(codes(found.errors + found.warnings))
+
+
+def test_illegal_values_are_an_error_and_ignored_in_the_copy(tmp_path: Path) -> None:
+    dataset = sound(tmp_path / "data", PATCH, PATCH + 6 * PATCH, PATCH, PATCH)
+    found = only(examine(dataset).errors, "SEG-D010")
+    assert "masks/001.png holds values that no class stands for, as do 1 of 4 masks: 7 (3 pixels)" in found.message
+    write_cleaned(dataset, tmp_path / "clean")
+    assert sorted(np.unique(read_raw_mask(tmp_path / "clean/masks/train/001.png")).tolist()) == [0, 255]
+    assert open_dataset(tmp_path / "clean").labels == BINARY
+
+
+def test_colours_for_classes_coded_by_number_are_an_error_and_left_out(tmp_path: Path) -> None:
+    dataset = sound(tmp_path / "data", PATCH, photo(5), PATCH)
+    assert "holds colours" in only(examine(dataset).errors, "SEG-D010").message
+    notes = write_cleaned(dataset, tmp_path / "clean")
+    assert notes[1] == "1 pairs could not be mended and were left out: 001"
+
+
+def test_foreground_read_as_ignored_is_an_error_and_mended(tmp_path: Path) -> None:
+    dataset = sound(tmp_path / "data", *[PATCH * 255] * 4)
+    found = only(examine(dataset).errors, "SEG-D012")
+    assert (
+        'holds 255 in 50% of its pixels, as do 4 of 4 masks, and no mask holds 1. 255 is ignored, so class 1 ("crack")'
+        in (found.message)
+    )
+    write_cleaned(dataset, tmp_path / "clean")
+    clean = open_dataset(tmp_path / "clean")
+    assert clean.labels == BINARY
+    assert np.array_equal(read_raw_mask(tmp_path / "clean/masks/train/000.png"), PATCH)
+
+
+def test_smoothed_colours_go_to_the_nearest_class(tmp_path: Path) -> None:
+    labels = LabelSet(("sea", "roof"), table=(((0, 0, 255), 0), ((255, 0, 0), 1)))
+    mask = np.zeros((20, 20, 3), np.uint8)
+    mask[:10], mask[10:] = (0, 0, 255), (255, 0, 0)
+    smooth = mask.copy()
+    smooth[9, :, 0], smooth[9, :, 2] = np.arange(5, 105, 5), 255 - np.arange(5, 105, 5)
+    dataset = sound(tmp_path / "data", mask, smooth, mask, labels=labels)
+    assert only(examine(dataset).errors, "SEG-D013").count == 1
+    write_cleaned(dataset, tmp_path / "clean")
+    cleaned = read_raw_mask(tmp_path / "clean/masks/train/001.png")
+    assert np.array_equal(cleaned, (np.arange(20) >= 10)[:, None].repeat(20, axis=1))
+
+
+def test_nearest_raw_measures_distance() -> None:
+    assert nearest_raw(130, {0: 0, 127: 1, 255: 2}) == 127
+    assert nearest_raw((200, 10, 0), {(0, 0, 0): 0, (255, 0, 0): 1}) == (255, 0, 0)
+
+
+def test_noise_of_binary_masks_is_a_warning_and_mended(tmp_path: Path) -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 255
+    mask[9, 10:20] = np.linspace(5, 240, 10)
+    sound(tmp_path / "data", mask, mask, mask)
+    found = examine(open_dataset(tmp_path / "data"))
+    assert found.errors == ()
+    assert "SEG-D013" in codes(found.warnings)
+    cleaned = check(str(tmp_path / "data"), fix=tmp_path / "clean")
+    assert "SEG-D013" not in codes(cleaned.warnings)
+    assert "is a cleaned copy of" in cleaned.notes[-1]
+    raw = np.concatenate([read_raw_mask(path) for path in (tmp_path / "clean/masks").rglob("*.png")])
+    assert np.unique(raw).tolist() == [0, 1]
+
+
+def resized(mask: Array, method: Image.Resampling) -> Array:
+    return np.array(Image.fromarray(mask).resize((150, 150), method))
+
+
+def test_bilinear_resizing_is_told_from_nearest() -> None:
+    classes = np.random.default_rng(0).integers(0, 8, (10, 10)).astype(np.uint8) * 3
+    mask = np.kron(classes, np.ones((10, 10), np.uint8))
+    assert between_share(mask) == between_share(resized(mask, Image.Resampling.NEAREST)) == 0
+    assert between_share(resized(mask, Image.Resampling.BILINEAR)) > 0.3
+
+
+def test_resampled_masks_are_a_warning(tmp_path: Path) -> None:
+    classes = np.random.default_rng(0).integers(0, 8, (10, 10)).astype(np.uint8) * 3
+    mask = resized(np.kron(classes, np.ones((10, 10), np.uint8)), Image.Resampling.BILINEAR)
+    labels = LabelSet(tuple(f"class {index}" for index in range(22)))
+    found = only(examine(sound(tmp_path, mask, labels=labels)).warnings, "SEG-D013")
+    assert "looks resampled" in found.message
+
+
+def test_wrong_classes_file_is_a_warning(tmp_path: Path) -> None:
+    sound(tmp_path, np.full((2, 3, 3), (255, 0, 0), np.uint8))
+    (tmp_path / "classes.json").write_text('{"roof": "#50E3C2"}')
+    assert "SEG-D014" in codes(examine(open_dataset(tmp_path)).warnings)
+
+
+def test_empty_classes_are_a_warning(tmp_path: Path) -> None:
+    found = only(examine(sound(tmp_path, PATCH, labels=LabelSet(("a", "b", "moon")))).warnings, "SEG-D015")
+    assert found.message == "1 of 3 classes occur in none of the masks: moon"
+
+
+def test_masks_of_nothing_but_ignored_are_a_warning(tmp_path: Path) -> None:
+    found = only(examine(sound(tmp_path, PATCH, PATCH * 0 + 255)).warnings, "SEG-D016")
+    assert (found.where, found.count) == ("masks/001.png", 1)
+
+
+def test_image_in_two_splits_is_a_warning(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, *[PATCH] * 4, val=2)
+    (tmp_path / "images" / "003.png").write_bytes((tmp_path / "images" / "000.png").read_bytes())
+    found = only(examine(dataset).warnings, "SEG-D018")
+    assert "images/003.png (val) is the same picture as images/000.png (train)" in found.message
+
+
+def test_grey_among_colour_is_a_warning(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, *[PATCH] * 3)
+    save(tmp_path / "images" / "001.png", photo(1)[..., 0])
+    found = only(examine(dataset).warnings, "SEG-D019")
+    assert (found.where, found.count) == ("images/001.png", 1)
+
+
+def test_tiny_sets_are_a_warning(tmp_path: Path) -> None:
+    found = only(examine(sound(tmp_path, PATCH, PATCH, val=1)).warnings, "SEG-D020")
+    assert "train has only 1 and val has only 1" in found.message
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    dataset = sound(tmp_path / "data", PATCH)
+    save(tmp_path / "clean" / "mine.png", PATCH)
+    with pytest.raises(FullyconvError, match="SEG-D023"):
+        write_cleaned(dataset, tmp_path / "clean")
+    assert [path.name for path in (tmp_path / "clean").iterdir()] == ["mine.png"]
+
+
+def test_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = sound(tmp_path / "data", PATCH)
+    monkeypatch.setattr("fullyconv.doctor.mending.write_mask", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_cleaned(dataset, tmp_path / "clean")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_copy_keeps_splits_and_repeats_no_pair(tmp_path: Path) -> None:
+    dataset = sound(tmp_path / "data", *[PATCH] * 4, val=1)
+    every = tuple(pair for pairs in dataset.splits.values() for pair in pairs)
+    write_cleaned(replace(dataset, splits={**dataset.splits, "trainval": every}), tmp_path / "clean")
+    copied = open_dataset(tmp_path / "clean")
+    assert {split: [pair.name for pair in pairs] for split, pairs in copied.splits.items()} == {
+        "train": ["000", "001", "002"],
+        "val": ["003"],
+    }
+
+
+def test_examination_in_json_has_the_promised_keys(tmp_path: Path) -> None:
+    found = json.loads(json.dumps(examine(sound(tmp_path, PATCH * 9)).to_json()))
+    assert {"errors", "warnings", "splits", "classes"} <= found.keys()
+    assert found["errors"][0].keys() == {"code", "where", "count", "message", "fix"}
+    assert found["classes"][0].keys() == {"name", "pixels", "images"}
+
+
+def test_examination_reads_well() -> None:
+    finding = Finding("SEG-D016", "a.png", 2, "a.png holds nothing but ignored pixels", "label the images")
+    classes = ({"name": "road", "pixels": 9990, "images": 3}, {"name": "car", "pixels": 1, "images": 1})
+    text = str(Examination("folder at data", {"train": 3}, classes, 3, (), (finding,), ("0 is background",)))
+    assert text.splitlines() == [
+        "folder at data: 2 classes; train 3",
+        "",
+        "  class  pixels   masks (of 3)",
+        "  road   100.0%       3",
+        "  car     <0.1%       1",
+        "",
+        "note  0 is background",
+        "",
+        "warning SEG-D016  a.png holds nothing but ignored pixels",
+        "          fix: label the images",
+        "",
+        "No errors, 1 warning.",
+    ]
+
+
+def test_several_errors_are_counted(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, PATCH * 9, PATCH)
+    save(tmp_path / "masks" / "001.png", np.zeros((4, 5), np.uint8))
+    with pytest.raises(FullyconvError, match=r"SEG-D008 .*\(1 more error: see fullyconv check\)"):
+        examine(dataset).refuse_if_broken()
+
+
+def test_every_code_of_the_doctor_is_in_the_catalogue() -> None:
+    source = "".join(path.read_text() for path in Path(fullyconv.doctor.__file__).parent.glob("*.py"))
+    assert {source[at : at + 8] for at in range(len(source)) if source.startswith("SEG-D", at)} <= set(FAULTS)
+
+
+@pytest.mark.parametrize("name", ["camvid", "voc2012_subset", "dsb2018_nuclei", "isbi2012_em", "labelmefacade"])
+def test_real_set_may_be_trained_on(data_root: Path, name: str) -> None:
+    if not (data_root / name).is_dir():
+        pytest.skip(f"{name} is not among the data in {data_root}")
+    found = examine(open_dataset(data_root / name), limit=20)
+    assert found.errors == ()
+
+
+def test_real_wrong_classes_and_smoothing_are_told(data_root: Path) -> None:
+    for name, code in (("dubai_mbrsc", "SEG-D014"), ("magnetic_tile", "SEG-D013")):
+        if not (data_root / name).is_dir():
+            pytest.skip(f"{name} is not among the data in {data_root}")
+        assert code in codes(examine(open_dataset(data_root / name), limit=5).warnings)
+
+
+def test_real_mixed_palette_and_colour_set_is_cleaned(data_root: Path, tmp_path: Path) -> None:
+    if not (data_root / "ycb_video_sample").is_dir():
+        pytest.skip(f"ycb_video_sample is not among the data in {data_root}")
+    found = check(str(data_root / "ycb_video_sample"), fix=tmp_path / "clean")
+    assert found.errors == ()
+    assert sum(found.splits.values()) == 8
+    assert found.classes[1]["name"] == "002_master_chef_can"
