@@ -104,7 +104,7 @@ L5, L6, L7 = np.array([-0.17281653, 0.16114168, -0.098687857], np.float32)
 
 @compiled
 def exponential(x: Any) -> Any:
-    """e**x for x <= 0, within 2e-7 of the value; below -87 it stays at e**-87. NaN stays NaN."""
+    """e**x for x <= 0, to a relative 2e-7 above -20 and 4e-7 below; constant below -87. NaN stays NaN."""
     x = LOWEST if x < LOWEST else x
     shifted = x * LOG2_E + ROUND
     rest = x - (shifted - ROUND) * LN_2
