@@ -295,7 +295,7 @@ def _pixels(image: Image.Image, channels: int | None) -> Array:
 def _planes(image: Image.Image) -> Array:
     """The bands `(C, H, W)` in the machine's own byte order, the only one that torch knows.
 
-    Pillow takes bands apart in 0.5 ms where numpy needs 1.2 for array and transpose (683x512).
+    Taken apart by Pillow instead of transposed by numpy: 2.3 to 2.5 ms in place of 2.5 to 2.7 for a JPEG of 683x512.
     """
     bands = np.stack([np.asarray(band) for band in image.split()])
     return bands.astype(bands.dtype.newbyteorder("="), copy=False)
