@@ -1,6 +1,7 @@
 """Where the cells of a feature map lie on the image: stride, start, receptive field, crops, kernels, tiles.
 
-Pixels are points at 0, 1, 2, ... along an axis. Everything is exact (`Fraction`), holds for one axis, and knows no tensors.
+Pixels are points at 0, 1, 2, ... along an axis. Everything is exact (`Fraction`), holds for one axis, and knows no
+tensors.
 
 Source: the composition rule of Long, Shelhamer and Darrell 2015, section 3; Caffe's `coord_map` for crop offsets.
 """
@@ -16,7 +17,7 @@ class Grid:
 
     Args:
         stride: Pixels from one cell to the next.
-        start: Pixel position of the centre of cell 0's receptive field; negative or fractional where padding asks for it.
+        start: Pixel position of the centre of cell 0's receptive field; may be negative or fractional.
         field: Width of a cell's receptive field in pixels.
     """
 
@@ -34,7 +35,7 @@ class Grid:
         )
 
     def deconvolve(self, kernel_size: int, stride: int = 1, padding: int = 0) -> "Grid":
-        """The grid after a transposed convolution: input cell i lands centred on `stride * i + (kernel_size - 1) / 2 - padding`."""
+        """The grid after a transposed convolution: cell i lands on `stride * i + (kernel_size - 1) / 2 - padding`."""
         fine = self.stride / stride
         overlap = math.ceil(Fraction(kernel_size, stride)) - 1
         return Grid(

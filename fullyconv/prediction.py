@@ -245,7 +245,8 @@ def _found(inputs: Sequence[str]) -> Iterator[Path]:
 def _nothing_found(path: Path) -> str:
     if path.is_dir():
         held = sorted({file.suffix or "no suffix" for file in path.iterdir() if file.is_file()})
-        return f"{path} holds no images ({'files with ' + ', '.join(held[:5]) if held else 'it holds no files'}); give a folder of images"
+        found = f"files with {', '.join(held[:5])}" if held else "no files at all"
+        return f"{path} holds no images, but {found}; give a folder of images"
     return f"{path} does not exist and matches no file; give an image, a folder or a quoted glob such as 'photos/*.jpg'"
 
 

@@ -51,6 +51,13 @@ def test_a_resnets_scores_lie_on_its_own_grid():
     assert model.coarsest.field == 435
 
 
+def test_centred_alignment_is_what_interpolation_assumes():
+    model = with_random_scores(create("fcn32s-test_resnet", 3, alignment="centred"))
+    image = torch.rand(1, 3, 64, 96)
+    expected = F.interpolate(model.scores(image), size=(64, 96), mode="bilinear", align_corners=False)
+    assert torch.allclose(model(image), expected, atol=1e-5)
+
+
 class OneTap(nn.Module):
     """A trunk of one convolution, for networks whose answer can be seen by eye."""
 

@@ -4,6 +4,7 @@ import difflib
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -13,11 +14,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
-from fullyconv.models.fcn import FCN, Upscore, Upscoring, zero_score_layer
+from fullyconv.geometry import Grid
+from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.trunks import TimmTrunk, VGG16Trunk
 from fullyconv.surgery import Transplant, trace, transplant
 
-__all__ = ["FCN", "TimmTrunk", "Upscore", "Upscoring", "VGG16Trunk", "create", "start_from", "zero_score_layer"]
+__all__ = [
+    "FCN",
+    "Alignment",
+    "TimmTrunk",
+    "Upscore",
+    "Upscoring",
+    "VGG16Trunk",
+    "create",
+    "start_from",
+    "zero_score_layer",
+]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,6 +42,7 @@ def create(
     channels: int = 3,
     upscore: Upscoring = "fixed",
     dropout: float = 0.0,
+    alignment: Alignment = "grid",
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     pretrained: bool = False,
@@ -37,12 +50,15 @@ def create(
     """A fully convolutional network by name.
 
     Args:
-        name: `fcn32s-`, `fcn16s-`, `fcn8s-` or `fcn4s-` and the trunk: `vgg16` (the paper's, fc6 and fc7 as convolutions)
-            or any network of timm, such as `fcn8s-resnet18`.
+        name: `fcn32s-`, `fcn16s-`, `fcn8s-` or `fcn4s-` and the trunk: `vgg16` (the paper's, fc6 and fc7 as
+            convolutions) or any network of timm, such as `fcn8s-resnet18`.
         num_classes: Score channels.
         channels: Bands of the image: 1 grey, 3 RGB, 4 RGBA, or any number.
         upscore: Whether the kernels that bring coarse scores up to the next tap are trained.
         dropout: Before the coarsest score layer.
+        alignment: `grid` places scores where the trunk's arithmetic puts them. `centred` takes every cell for the
+            centre of its block of pixels, as `F.interpolate(align_corners=False)` does: for comparison, and for weights
+            that were trained that way.
         mean: Of each band, in [0, 1]; ImageNet's for RGB, 0.5 for other bands if left out.
         std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
         pretrained: Whether timm's weights are fetched from the hub.
@@ -68,10 +84,11 @@ def create(
     trunk.eval()
     traced = trace(trunk, channels)
     odd = trace(trunk, channels, (129, 165))
+    placed = traced if alignment == "grid" else replace(traced, grids=tuple(map(_centred, traced.grids)))
     rgb = channels == 3
-    model = FCN(
+    return FCN(
         trunk.train(),
-        traced,
+        placed,
         num_classes,
         mean=mean or (IMAGENET_MEAN if rgb else (0.5,) * channels),
         std=std or (IMAGENET_STD if rgb else (0.25,) * channels),
@@ -79,7 +96,10 @@ def create(
         dropout=dropout,
         size_multiple=1 if odd.grids == traced.grids else int(traced.grids[-1].stride),
     )
-    return model
+
+
+def _centred(grid: Grid) -> Grid:
+    return Grid(grid.stride, (grid.stride - 1) / 2, grid.field)
 
 
 def start_from(model: FCN, file: Path) -> Transplant:
@@ -126,7 +146,7 @@ _VGG_CLASSIFIER = {"classifier.0": "fc6", "classifier.3": "fc7"}
 
 
 def _own_name(name: str, own: set[str]) -> str:
-    """The network's name for a weight of a classifier: `layer1.0.conv1.weight` is `trunk.network.layer1.0.conv1.weight`."""
+    """The network's name for a weight of a classifier: `conv1.weight` is `trunk.network.conv1.weight`."""
     stem, _, leaf = name.rpartition(".")
     candidates = (name, f"trunk.network.{name}", f"trunk.{name}", f"trunk.{_VGG_CLASSIFIER.get(stem, stem)}.{leaf}")
     return next((candidate for candidate in candidates if candidate in own), name)

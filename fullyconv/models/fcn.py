@@ -15,6 +15,7 @@ from fullyconv.kernels import upsample
 from fullyconv.surgery import Trace
 
 Upscoring = Literal["fixed", "learned"]
+Alignment = Literal["grid", "centred"]
 
 
 class Upscore(nn.Module):
@@ -70,11 +71,12 @@ class Upscore(nn.Module):
 
 
 class FCN(nn.Module):
-    """A fully convolutional network after Long, Shelhamer and Darrell, over any trunk that gives maps at several strides.
+    """A fully convolutional network after Long, Shelhamer and Darrell, over any trunk with maps at several strides.
 
-    Each tap of the trunk is scored by a 1 x 1 convolution that starts at zero; from the coarsest on, scores are upscored
-    onto the next finer tap and summed. The last map is upsampled to the image by fixed bilinear interpolation. Every step
-    follows the grids that the trunk's own arithmetic gives, so scores stand where their evidence is.
+    Each tap of the trunk is scored by a 1 x 1 convolution that starts at zero; from the coarsest on, scores are
+    upscored onto the next finer tap and summed. The last map is upsampled to the image by fixed bilinear
+    interpolation. Every step follows the grids that the trunk's own arithmetic gives, so scores stand where their
+    evidence is.
 
     Args:
         trunk: Gives one map per tap, finest first, for a normalised image `(N, C, H, W)`.
@@ -84,8 +86,8 @@ class FCN(nn.Module):
         std: Of each band; divided by next.
         upscore: Whether the kernels between taps are trained.
         dropout: Probability of dropping a value of the coarsest tap before it is scored.
-        size_multiple: Images are zero-padded at the right and bottom to a multiple of this, for trunks whose own padding
-            depends on the size of the image.
+        size_multiple: Images are zero-padded at the right and bottom to a multiple of this, for trunks whose own
+            padding depends on the size of the image.
 
     Source: Long, Shelhamer and Darrell 2015, section 4; Shelhamer, Long and Darrell 2017.
     """

@@ -53,8 +53,9 @@ class TimmTrunk(nn.Module):
         except (OSError, RuntimeError, ValueError) as error:
             raise FullyconvError(
                 "SEG-M003",
-                f"the weights of timm's {name} cannot be fetched ({type(error).__name__}); download its model.safetensors "
-                f"from the hub elsewhere and pass --pretrained FILE, or train from scratch with --pretrained none",
+                f"the weights of timm's {name} cannot be fetched ({type(error).__name__}); download its "
+                f"model.safetensors from the hub elsewhere and pass --pretrained FILE, or train from scratch with "
+                "--pretrained none",
             ) from error
 
     def forward(self, image: Tensor) -> list[Tensor]:
