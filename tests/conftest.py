@@ -17,8 +17,10 @@ from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 
-# beartype knows NDArray[Any], but not its long spelling.
-checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({np.ndarray[Any, Any]: np.ndarray})))
+# beartype knows NDArray[Any], but not its long spelling; and an int is a float to it, as to mypy, only when told.
+checked = beartype(
+    conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({np.ndarray[Any, Any]: np.ndarray}))
+)
 
 # Under test every annotation is checked at run time, tensor shapes included; users never pay for this.
 install_import_hook("fullyconv", "conftest.checked")

@@ -79,10 +79,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Puts `optimizer_tensors` back, changing the optimiser."""
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
+            parameter = parameters[int(index)]
+            # In the parameter's own memory format: another order of summation would be another rounding.
+            alike = tensor.shape == parameter.shape
+            state.setdefault(int(index), {})[key] = (
+                torch.empty_like(parameter, requires_grad=False).copy_(tensor) if alike else tensor
+            )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

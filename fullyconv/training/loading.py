@@ -61,8 +61,8 @@ class Decoder:
         if image.shape[1:] != mask.shape:
             raise FullyconvError(
                 "SEG-T005",
-                f"{pair.mask} is {mask.shape[1]} x {mask.shape[0]}, but its image is {image.shape[2]} x {image.shape[1]} "
-                "pixels; make them alike or leave the pair out",
+                f"{pair.mask} is {mask.shape[1]} x {mask.shape[0]}, but its image is {image.shape[2]} x "
+                f"{image.shape[1]} pixels; make them alike or leave the pair out",
             )
         return image, mask
 

@@ -270,6 +270,7 @@ class Loop:
                 if self.state.validations < due < self.validations and self._affordable(elapsed):
                     self._validate()
                     self.state.validations = due
+                    last_checkpoint = -math.inf
                 if time.monotonic() - last_checkpoint > self.checkpoint_seconds:
                     self.checkpoint()
                     last_checkpoint = time.monotonic()
@@ -324,7 +325,7 @@ class Loop:
         return mean
 
     def _scale(self, parts: Sequence[Batch], amount: float) -> float:
-        processes = self.accelerator.num_processes
+        processes: int = self.accelerator.num_processes
         if self.objective.loss != "cross_entropy":
             return 1 / len(parts)
         if self.recipe.reduction == "sum":

@@ -11,7 +11,7 @@ import torch
 from fullyconv import images, losses
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
-from fullyconv.models import Upscoring
+from fullyconv.models import Alignment, Upscoring
 from fullyconv.training.loading import Decoder
 from fullyconv.training.recipes import RECIPES, Recipe
 from fullyconv.transforms import Augmentation
@@ -100,7 +100,7 @@ def seconds_of(budget: str) -> float:
 
 
 def architecture_of(
-    name: str, dataset: Dataset, channels: int | None, upscore: Upscoring, dropout: float
+    name: str, dataset: Dataset, channels: int | None, upscore: Upscoring, dropout: float, alignment: Alignment
 ) -> dict[str, Any]:
     """The arguments of `models.create` for a dataset; the statistics of bands other than RGB are measured on it."""
     pairs = dataset.pairs("train")
@@ -112,6 +112,7 @@ def architecture_of(
         "channels": bands,
         "upscore": upscore,
         "dropout": dropout,
+        "alignment": alignment,
         **statistics,
     }
 

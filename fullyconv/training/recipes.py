@@ -28,7 +28,7 @@ class Recipe:
         warmup: Share of the run over which the learning rate rises from zero.
         batch: Images per step, all processes and accumulated parts together.
         loss: On the logits at image size.
-        reduction: `mean` over the pixels that count, or `sum` over pixels divided by the batch, Caffe's unnormalised loss.
+        reduction: `mean` over the pixels that count, or `sum` divided by the batch, Caffe's unnormalised loss.
         balance: Class weights from the pixel counts of the training masks.
         ema: Decay of the moving average of the weights that is validated and saved; 0 for none.
         clip: Greatest norm of the gradient; 0 for no limit.

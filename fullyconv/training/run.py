@@ -90,6 +90,7 @@ def train(
     augment: bool = True,
     upscore: Literal["fixed", "learned"] = "fixed",
     dropout: float = 0.0,
+    alignment: Literal["grid", "centred"] = "grid",
     channels: int | None = None,
     precision: Precision = "auto",
     workers: int | None = None,
@@ -120,6 +121,7 @@ def train(
         augment: Scale, crop, flip and light; else whole images as they are.
         upscore: Whether the kernels between taps are trained.
         dropout: Before the coarsest score layer.
+        alignment: Of the scores: by the trunk's grid, or centred as by other toolkits, to compare.
         channels: Bands of the images; found out if left out.
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment.
@@ -150,7 +152,7 @@ def train(
             data=str(data.root if isinstance(data, Dataset) else data),
             architecture=model.architecture
             if isinstance(model, Segmenter)
-            else architecture_of(model, dataset, channels, upscore, dropout),
+            else architecture_of(model, dataset, channels, upscore, dropout, alignment),
             recipe=chosen,
             seed=seed,
             steps=steps_of(epochs, steps, budget, len(dataset.pairs("train")), chosen.batch),
@@ -181,7 +183,10 @@ def _carry_out(
 
     tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else None
     accelerator = Accelerator(
-        mixed_precision="bf16" if plan.precision == "bf16" else "no", log_with=tracker, project_dir=folder
+        cpu=not torch.accelerator.is_available(),  # without it, processes on CPUs would not find each other
+        mixed_precision="bf16" if plan.precision == "bf16" else "no",
+        log_with=tracker,
+        project_dir=folder,
     )
     processes = accelerator.num_processes
     _refuse_uneven(plan, processes)
@@ -242,12 +247,12 @@ def _carry_out(
             resumed = f"fullyconv train {plan.data} --out {folder} --resume"
             journal.say(f"stopped at step {loop.state.step}, saved; go on with: {resumed}")
             raise KeyboardInterrupt from None
-    accelerator.end_training()
     if accelerator.is_main_process:
         keep(loop.shown, "last", state.best)
         evaluate(folder, dataset, split="val", out=folder / "evaluation")
         write_report(folder)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     minutes = loop.pace.elapsed() / 60
     return TrainingRun(
         run=folder,

@@ -1,0 +1,334 @@
+"""Training: the same bits however it is interrupted or shared out, and a run folder that says what happened."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from fullyconv.datasets import open_dataset
+from fullyconv.errors import FullyconvError
+from fullyconv.models import create
+from fullyconv.prediction import Segmenter, load
+from fullyconv.sampling import Stream
+from fullyconv.training import checkpoints, train
+from fullyconv.training.loading import Decoder, Samples, batches
+from fullyconv.training.loop import Average, Objective
+from fullyconv.training.plan import Plan, seconds_of, steps_of
+from fullyconv.training.recipes import RECIPES, Recipe, learning_rate_factor, optimizer_of, parameter_groups
+
+TINY = "fcn16s-test_resnet"
+SHORT = ["--model", TINY, "--steps", "12", "--batch", "4", "--crop", "[32,32]", "--validations", "4", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen pictures of a bright square on noise, twelve to train on and four to validate."""
+    root = tmp_path_factory.mktemp("squares")
+    random = np.random.default_rng(0)
+    for number in range(16):
+        split = "train" if number < 12 else "val"
+        pixels = random.integers(0, 120, (48, 64, 3), dtype=np.uint8)
+        mask = np.zeros((48, 64), np.uint8)
+        top, left = random.integers(0, 24), random.integers(0, 40)
+        pixels[top : top + 24, left : left + 24] += 120
+        mask[top : top + 24, left : left + 24] = 1
+        mask[:2] = 255
+        for kind, array in (("images", pixels), ("masks", mask)):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / kind / split / f"{number:02d}.png")
+    (root / "classes.txt").write_text("ground\nsquare\n")
+    return root
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / "model.safetensors")
+
+
+def equal(first: Path, second: Path) -> bool:
+    one, other = weights(first), weights(second)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def command(*arguments: object) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "fullyconv", *map(str, arguments)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(data, model=TINY, out=run, steps=12, batch=4, crop=(32, 32), validations=4, workers=0)
+    return run
+
+
+def test_any_number_of_workers_gives_the_same_bits(data, whole, tmp_path):
+    train(data, model=TINY, out=tmp_path / "run", steps=12, batch=4, crop=(32, 32), validations=4, workers=2)
+    assert equal(whole, tmp_path / "run")
+
+
+def test_a_killed_run_resumes_to_the_same_bits(data, whole, tmp_path):
+    run = tmp_path / "run"
+    process = command("train", data, "--out", run, *SHORT)
+    deadline = time.monotonic() + 120
+    while not checkpoints.files(run / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    found = checkpoints.read(run / "checkpoints")
+    assert found is not None
+    train(data, out=run, resume=True, workers=1)
+    assert equal(whole, run)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(data, whole, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "plan.json").write_text((whole / "plan.json").read_text())
+    train(data, out=run, resume=True, workers=0)
+    assert equal(whole, run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_says_how_to_go_on(data, tmp_path, number):
+    run = tmp_path / "run"
+    process = command("train", data, "--out", run, *SHORT, "--steps", "100000")
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"--out {run} --resume" in errors
+    assert "Traceback" not in errors
+    assert len(checkpoints.files(run / "checkpoints")) in (1, 2)
+
+
+def test_two_processes_train_and_validate(data, tmp_path):
+    run = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "fullyconv"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "train", str(data), "--out", str(run), *SHORT],
+        env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("validation") == 4
+    assert load(run).labels.names == ("ground", "square")
+
+
+def test_a_run_folder_tells_all(whole):
+    expected = {
+        "args.yaml", "checkpoints", "env.json", "evaluation", "last", "metrics.jsonl", "model", "plan.json", "plots",
+        "report.html",
+    }  # fmt: skip
+    assert {item.name for item in whole.iterdir()} - {"tensorboard"} == expected
+    config = json.loads((whole / "model" / "config.json").read_text())
+    assert config["plan"]["steps"] == 12
+    assert config["data"]["images"] == {"train": 12, "val": 4}
+    assert 0 <= config["metrics"]["mean_iou"] <= 1
+    assert len(checkpoints.files(whole / "checkpoints")) == 2
+    assert Plan.from_json(json.loads((whole / "plan.json").read_text())).recipe.batch == 4
+
+
+def test_a_network_learns_the_squares(data, tmp_path):
+    run = train(
+        data,
+        model="fcn4s-test_resnet",
+        out=tmp_path / "run",
+        epochs=60,
+        batch=6,
+        crop=(48, 64),
+        validations=2,
+        workers=0,
+    )
+    assert run.best["mean_iou"] > 0.8
+    assert set(run.to_json()) == {"run", "best", "epochs", "steps", "images_per_second", "minutes"}
+
+
+def test_a_budget_ends_in_time(data, tmp_path):
+    begun = time.monotonic()
+    run = train(data, model=TINY, out=tmp_path / "run", budget="4s", batch=4, crop=(32, 32), workers=0)
+    assert run.steps > 0
+    assert time.monotonic() - begun < 40
+
+
+def test_a_stage_starts_from_the_run_before(data, whole, tmp_path):
+    run = tmp_path / "run"
+    train(data, model="fcn8s-test_resnet", pretrained=str(whole), out=run, steps=1, lr=1e-12, batch=4, crop=(32, 32))
+    stage, before = weights(run), load_file(whole / "model" / "model.safetensors")
+    assert torch.allclose(stage["score_layers.stride32.weight"], before["score_layers.stride32.weight"], atol=1e-6)
+    assert stage["score_layers.stride8.weight"].abs().max() < 1e-6
+
+
+def test_an_existing_run_is_never_overwritten(data, whole):
+    before = (whole / "plan.json").read_bytes()
+    with pytest.raises(FullyconvError, match="SEG-T001"):
+        train(data, model=TINY, out=whole, steps=1)
+    assert (whole / "plan.json").read_bytes() == before
+
+
+def test_nothing_to_resume_is_said(data, tmp_path):
+    with pytest.raises(FullyconvError, match="SEG-T002"):
+        train(data, out=tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_wrong_model_leaves_nothing_behind(data, tmp_path):
+    with pytest.raises(FullyconvError, match="SEG-M001"):
+        train(data, model="fcn8s-resnet81", out=tmp_path / "run")
+    with pytest.raises(FullyconvError, match="SEG-T007"):
+        train(data, model=TINY, out=tmp_path / "run", batch=4, accumulate=3)
+    model = create(TINY, 5)
+    five = Segmenter(model, open_dataset(data).labels.__class__(tuple("abcde")), {"name": TINY, "num_classes": 5})
+    with pytest.raises(FullyconvError, match="SEG-M006"):
+        train(data, model=five, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_infinite_loss_is_said_with_a_cure(data, tmp_path):
+    with pytest.raises(FullyconvError, match=r"SEG-T008.*--lr"):
+        train(data, model=TINY, out=tmp_path / "run", recipe="heavy", lr=1e30, steps=20, workers=0)
+
+
+def test_a_mask_of_another_size_is_named(tmp_path, data):
+    dataset = open_dataset(data)
+    pair = dataset.pairs("train")[0]
+    Image.new("L", (10, 10)).save(tmp_path / "small.png")
+    broken = type(pair)(pair.name, pair.image, tmp_path / "small.png")
+    with pytest.raises(FullyconvError, match=r"SEG-T005.*small\.png.*10 x 10.*64 x 48"):
+        Decoder([broken], dataset.labels, 3)
+    with pytest.raises(FullyconvError, match="SEG-T004"):
+        Decoder([type(pair)(pair.name, pair.image, None)], dataset.labels, 3)
+
+
+def test_faults_in_a_worker_keep_their_code(data, tmp_path):
+    dataset = open_dataset(data)
+    pair = dataset.pairs("train")[0]
+    decoder = Decoder([type(pair)(pair.name, pair.image, tmp_path / "gone.png")], dataset.labels, 3, limit=0)
+    source = batches(Samples(decoder, Stream(0, 1), None), step=0, batch=1, parts=1, process=0, processes=1, workers=1)
+    with pytest.raises(FullyconvError, match=r"gone\.png"):
+        next(source)
+    source.close()
+
+
+def test_images_of_unlike_size_are_padded_and_ignored(data, tmp_path):
+    dataset = open_dataset(data)
+    Image.new("RGB", (20, 60)).save(tmp_path / "tall.png")
+    Image.new("L", (20, 60)).save(tmp_path / "mask.png")
+    pair = dataset.pairs("train")[0]
+    decoder = Decoder([pair, type(pair)("tall", tmp_path / "tall.png", tmp_path / "mask.png")], dataset.labels, 3)
+    source = batches(Samples(decoder, Stream(0, 2), None), step=0, batch=2, parts=1, process=0, processes=1, workers=0)
+    image, mask = next(source)
+    assert image.shape == (2, 3, 60, 64)
+    assert sorted((each != 255).sum().item() for each in mask) == [20 * 60, 46 * 64]
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
+    torch.manual_seed(0)
+    model = create(TINY, 3).double().eval()
+    for layer in model.score_layers.values():
+        torch.nn.init.normal_(layer.weight)
+    image, target = torch.rand(4, 3, 40, 40).double(), torch.randint(0, 3, (4, 40, 40))
+    target[0] = 255
+    objective = Objective(model, "cross_entropy", torch.tensor([1.0, 2.0, 3.0]).double(), 255)
+    gradients = []
+    for parts in ([slice(0, 4)], [slice(0, 2), slice(2, 4)]):
+        model.zero_grad()
+        amount = sum(objective.amount(target[part]) for part in parts)
+        for part in parts:
+            (objective(image[part], target[part]) / amount).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
+
+
+def test_the_average_is_young_at_first_and_lags_behind_later():
+    model = create(TINY, 2)
+    average = Average(model, 0.9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    before = next(average.model.parameters()).clone()
+    average.update(model, step=0)
+    moved = next(average.model.parameters()) - before
+    assert torch.allclose(moved, torch.full_like(moved, 0.9), atol=1e-5)
+    average.update(model, step=10_000)
+    moved = next(average.model.parameters()) - before
+    assert torch.allclose(moved, torch.full_like(moved, 0.91), atol=1e-5)
+
+
+def test_schedules_rise_and_fall():
+    poly, cosine, constant = (Recipe(schedule=name, warmup=0.1) for name in ("poly", "cosine", "constant"))
+    for recipe in (poly, cosine, constant):
+        assert learning_rate_factor(recipe, 0.05) == pytest.approx(0.5)
+        assert learning_rate_factor(recipe, 0.1) == pytest.approx(1)
+    assert learning_rate_factor(poly, 0.55) == pytest.approx(0.5**0.9)
+    assert learning_rate_factor(cosine, 0.55) == pytest.approx(0.5)
+    assert learning_rate_factor(cosine, 1.0) == pytest.approx(0)
+    assert learning_rate_factor(constant, 0.9) == 1
+
+
+def test_one_step_of_the_papers_recipe_is_caffes():
+    layer = torch.nn.Linear(1, 1).double()
+    weight, bias = layer.weight, layer.bias
+    torch.nn.init.constant_(weight, 2.0)
+    torch.nn.init.constant_(bias, 3.0)
+    recipe = RECIPES["heavy"]
+    optimizer = optimizer_of(recipe, parameter_groups(recipe, layer))
+    speed_weight = speed_bias = 0.0
+    expected_weight, expected_bias = 2.0, 3.0
+    for gradient in (0.5, -1.5):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * group["rate"]
+        weight.grad, bias.grad = torch.full((1, 1), gradient).double(), torch.full((1,), gradient).double()
+        optimizer.step()
+        speed_weight = 0.99 * speed_weight + 1e-10 * (gradient + 5e-4 * expected_weight)
+        speed_bias = 0.99 * speed_bias + 2e-10 * gradient
+        expected_weight -= speed_weight
+        expected_bias -= speed_bias
+    assert weight.item() == pytest.approx(expected_weight, abs=1e-12)
+    assert bias.item() == pytest.approx(expected_bias, abs=1e-12)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    for step in (1, 2, 3):
+        checkpoints.write(tmp_path, step, {"weight": torch.full((2,), float(step))}, {"elapsed": 0.0})
+    assert [file.name for file in checkpoints.files(tmp_path)] == [
+        "step-0000002.safetensors",
+        "step-0000003.safetensors",
+    ]
+    newest = checkpoints.files(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:20])
+    found = checkpoints.read(tmp_path)
+    assert found is not None
+    assert found[1]["step"] == 2
+    checkpoints.files(tmp_path)[0].write_bytes(b"")
+    with pytest.raises(FullyconvError, match="SEG-T003"):
+        checkpoints.read(tmp_path)
+
+
+def test_lengths_are_read_as_people_write_them():
+    assert [seconds_of(text) for text in ("90s", "30m", "1.5h", "10")] == [90, 1800, 5400, 600]
+    assert steps_of(2, None, None, size=10, batch=4) == 5
+    assert steps_of(None, None, "30m", size=10, batch=4) is None
+    for wrong in ("soon", "-3m", "0s"):
+        with pytest.raises(FullyconvError, match="SEG-T006"):
+            seconds_of(wrong)
+    with pytest.raises(FullyconvError, match="SEG-T006"):
+        steps_of(1, 1, None, size=10, batch=4)
+    assert math.isclose(steps_of(None, None, None, size=8, batch=8) or 0, 100)
