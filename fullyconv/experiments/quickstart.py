@@ -143,9 +143,9 @@ class DigitTrunk(nn.Module):
 
 
 def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> Quickstart:
-    """Train a digit classifier, convert it, train FCN-32s, 16s and 8s on it, and draw them; takes a minute or two.
+    """Turn a digit classifier into FCN-32s, 16s and 8s, and draw what they see; takes a minute or two.
 
-    Needs no data and no network: the digits come with scikit-learn.
+    Needs neither data nor a network connection: the digits come with scikit-learn.
 
     Args:
         out: Folder for the pictures and report.html; it must not exist yet.
