@@ -242,38 +242,38 @@ class Loop:
         values = {**vars(self.state), "elapsed": self.pace.elapsed()}
         return checkpoints.write(self.run / "checkpoints", self.state.step, tensors, values)
 
-    def fit(self, batches: Iterator[Batch], tell: Tell) -> State:
+    def fit(self, batches: Iterator[Batch], tell: Tell, stop: StopRequest) -> State:
         """Trains to the end of the pace.
 
         Args:
             batches: Of this process, from the restored step on.
             tell: Told of each step and validation: kind and values.
+            stop: Asked at every step.
 
         Raises:
             InterruptedTrainingError: After Ctrl-C or SIGTERM, with a checkpoint written.
         """
         self._tell = tell
         last_checkpoint = time.monotonic()
-        with StopRequest() as stop:
-            while True:
-                parts = [_to(next(batches), self.accelerator.device) for _ in range(self.parts)]
-                amount, elapsed, stopping = self._agree(parts, stop.asked)
-                progress = self.pace.progress(self.state.step, elapsed)
-                if stopping:
-                    self.checkpoint()
-                    raise InterruptedTrainingError
-                if progress >= 1:
-                    break
-                loss = self._step(parts, amount, progress)
-                self._report_step(loss, progress, elapsed)
-                due = int(self.pace.progress(self.state.step, elapsed) * self.validations)
-                if self.state.validations < due < self.validations and self._affordable(elapsed):
-                    self._validate()
-                    self.state.validations = due
-                    last_checkpoint = -math.inf
-                if time.monotonic() - last_checkpoint > self.checkpoint_seconds:
-                    self.checkpoint()
-                    last_checkpoint = time.monotonic()
+        while True:
+            parts = [_to(next(batches), self.accelerator.device) for _ in range(self.parts)]
+            amount, elapsed, stopping = self._agree(parts, stop.asked)
+            progress = self.pace.progress(self.state.step, elapsed)
+            if stopping:
+                self.checkpoint()
+                raise InterruptedTrainingError
+            if progress >= 1:
+                break
+            loss = self._step(parts, amount, progress)
+            self._report_step(loss, progress, elapsed)
+            due = int(self.pace.progress(self.state.step, elapsed) * self.validations)
+            if self.state.validations < due < self.validations and self._affordable(elapsed):
+                self._validate()
+                self.state.validations = due
+                last_checkpoint = -math.inf
+            if time.monotonic() - last_checkpoint > self.checkpoint_seconds:
+                self.checkpoint()
+                last_checkpoint = time.monotonic()
         self._validate()
         self.state.validations = self.validations
         self.checkpoint()

@@ -134,7 +134,8 @@ def train(
     begun = time.monotonic()
     dataset = open_dataset(data)
     folder = _run_folder(dataset, model, out, resume)
-    doctor.examine(dataset, splits=("train", "val")).refuse_if_broken()
+    examination = doctor.examine(dataset, splits=("train", "val"))
+    examination.refuse_if_broken()
     if resume:
         plan = _saved_plan(folder)
     else:
@@ -163,7 +164,9 @@ def train(
             class_weights=None,
             pretrained=pretrained,
         )
-    return _carry_out(plan, dataset, model, folder, resume=resume, workers=workers, begun=begun)
+    return _carry_out(
+        plan, dataset, model, folder, resume=resume, workers=workers, begun=begun, examination=examination
+    )
 
 
 def _carry_out(
@@ -175,11 +178,12 @@ def _carry_out(
     resume: bool,
     workers: int | None,
     begun: float,
+    examination: doctor.Examination,
 ) -> TrainingRun:
     """Trains by a plan into a run folder; `begun` is when the command was given, on the monotonic clock."""
     from accelerate import Accelerator  # a guest, only here
 
-    from fullyconv.training.loop import InterruptedTrainingError, Loop, Objective, Pace
+    from fullyconv.training.loop import InterruptedTrainingError, Loop, Objective, Pace, StopRequest
 
     tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else None
     accelerator = Accelerator(
@@ -195,10 +199,6 @@ def _carry_out(
     decoder = Decoder(pairs, dataset.labels, network.mean.shape[1])
     if plan.recipe.balance != "none" and plan.class_weights is None:
         plan = replace(plan, class_weights=class_weights_of(decoder, plan.recipe.balance))
-    if accelerator.is_main_process and not resume:
-        _open_run(folder, plan)
-    accelerator.wait_for_everyone()
-
     facts = {"plan": plan.to_json(), "data": _fingerprint(dataset)}
 
     def keep(shown: FCN, name: str, scores: Mapping[str, float]) -> None:
@@ -227,8 +227,6 @@ def _carry_out(
     )
     if resume:
         loop.restore()
-    if tracker:
-        accelerator.init_trackers("tensorboard")
     source = batches(
         Samples(decoder, Stream(plan.seed, len(pairs)), plan.recipe.augmentation),
         step=loop.state.step,
@@ -238,15 +236,21 @@ def _carry_out(
         processes=processes,
         workers=_workers(processes) if workers is None else workers,
     )
-    with Journal(folder, accelerator, from_step=loop.state.step) as journal, closing(source):
-        for line in _introduction(plan, dataset, network, loop.state.step):
+    with StopRequest() as stop, closing(source):
+        if accelerator.is_main_process and not resume:
+            _open_run(folder, plan)
+        accelerator.wait_for_everyone()
+        if tracker:
+            accelerator.init_trackers("tensorboard")
+        journal = Journal(folder, accelerator, from_step=loop.state.step)
+        for line in _introduction(plan, examination, network, loop.state.step):
             journal.say(line)
         try:
-            state = loop.fit(source, journal.write)
+            with journal:
+                state = loop.fit(source, journal.write, stop)
         except InterruptedTrainingError:
             resumed = f"fullyconv train {plan.data} --out {folder} --resume"
-            journal.say(f"stopped at step {loop.state.step}, saved; go on with: {resumed}")
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(f"stopped at step {loop.state.step}, saved; go on with: {resumed}") from None
     if accelerator.is_main_process:
         keep(loop.shown, "last", state.best)
         evaluate(folder, dataset, split="val", out=folder / "evaluation")
@@ -356,14 +360,12 @@ def _fingerprint(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _introduction(plan: Plan, dataset: Dataset, network: FCN, start: int) -> list[str]:
+def _introduction(plan: Plan, examination: doctor.Examination, network: FCN, start: int) -> list[str]:
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    sizes = ", ".join(f"{len(pairs)} {split}" for split, pairs in dataset.splits.items())
     recipe = plan.recipe
     length = f"{plan.steps} steps" if plan.steps else f"a budget of {(plan.budget_seconds or 0) / 60:g} minutes"
     lines = [
-        f"{dataset.layout}: {sizes} images, {len(dataset.labels)} classes",
-        *dataset.notes,
+        f"{examination}\n",
         f"{plan.architecture['name']}: {parameters:.1f} M parameters, scores every {network.grid.stride} pixels from "
         f"pixel {float(network.grid.start):g}, receptive field {network.coarsest.field}, {plan.precision}",
         f"{length}, batch {recipe.batch}, {recipe.optimizer} at {recipe.learning_rate:g}, seed {plan.seed}",
