@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from fullyconv.datasets import open_dataset
+from fullyconv.datasets import Pair, open_dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.models import create
 from fullyconv.prediction import Segmenter, load
@@ -23,7 +23,7 @@ from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
 from fullyconv.training.loading import Decoder, Samples, batches
 from fullyconv.training.loop import Average, Objective
-from fullyconv.training.plan import Plan, seconds_of, steps_of
+from fullyconv.training.plan import Plan, crop_for, seconds_of, steps_of
 from fullyconv.training.recipes import RECIPES, Recipe, learning_rate_factor, optimizer_of, parameter_groups
 
 TINY = "fcn16s-test_resnet"
@@ -320,6 +320,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     checkpoints.files(tmp_path)[0].write_bytes(b"")
     with pytest.raises(FullyconvError, match="SEG-T003"):
         checkpoints.read(tmp_path)
+
+
+def test_samples_are_cut_in_the_proportions_of_the_images(tmp_path):
+    for size, expected in [
+        ((480, 360), (288, 384)),
+        ((256, 256), (256, 256)),
+        ((3000, 1000), (192, 576)),
+        ((9, 9), (32, 32)),
+    ]:
+        Image.new("L", size).save(tmp_path / "image.png")
+        assert crop_for([Pair("image", tmp_path / "image.png", None)] * 3) == expected
 
 
 def test_lengths_are_read_as_people_write_them():

@@ -1,5 +1,6 @@
 """The plan of a run: every setting that decides what it computes, with what was found out about data and machine."""
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from fullyconv.training.recipes import RECIPES, Recipe
 from fullyconv.transforms import Augmentation
 
 DEFAULT_EPOCHS = 100
+CROP_PIXELS = 288 * 384
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -53,20 +55,33 @@ class Plan:
         return cls(**{**values, "recipe": Recipe(**recipe), "class_weights": tuple(weights) if weights else None})
 
 
-def recipe_of(name: str, given: Mapping[str, Any], crop: tuple[int, int] | None, augment: bool) -> Recipe:
+def recipe_of(
+    name: str, given: Mapping[str, Any], pairs: Sequence[Pair], crop: tuple[int, int] | None, augment: bool
+) -> Recipe:
     """A recipe by name, with the settings that are given in place of its own.
 
     Args:
         name: Key of `RECIPES`.
         given: Fields of `Recipe`; None keeps the recipe's.
-        crop: Height and width of the samples; None keeps the recipe's.
+        pairs: Training images; samples are cut in their proportions.
+        crop: Height and width of the samples; None finds them out.
         augment: Whether samples are varied at all.
     """
     base = RECIPES[name]
     augmentation = base.augmentation if augment else None
     if crop is not None:
         augmentation = replace(augmentation or Augmentation(scale=(1, 1), aspect=1, light=0, focus=0), crop=crop)
+    elif augmentation is not None:
+        augmentation = replace(augmentation, crop=crop_for(pairs))
     return replace(base, augmentation=augmentation, **{key: value for key, value in given.items() if value is not None})
+
+
+def crop_for(pairs: Sequence[Pair]) -> tuple[int, int]:
+    """Height and width of samples: the images' median size, shrunk to the area of 288 x 384 pixels, in steps of 32."""
+    sizes = torch.tensor([images.image_size(pair.image) for pair in pairs[:: max(1, len(pairs) // 200)]])
+    height, width = sizes.median(dim=0).values.tolist()
+    shrink = min(1.0, math.sqrt(CROP_PIXELS / (height * width)))
+    return max(32, round(height * shrink / 32) * 32), max(32, round(width * shrink / 32) * 32)
 
 
 def steps_of(epochs: float | None, steps: int | None, budget: str | None, size: int, batch: int) -> int | None:
@@ -155,16 +170,19 @@ def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:
 
 
 def _bf16_pays() -> bool:
-    """Whether a convolution is faster in bf16 on this CPU; some have the instructions at half the rate of float32."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        image = torch.randn(4, 128, 32, 32).to(dtype).contiguous(memory_format=torch.channels_last)
-        conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(dtype).to(memory_format=torch.channels_last)
-        with torch.no_grad():
-            times = []
-            for _ in range(7):
-                begun = time.perf_counter()
-                conv(image)
-                times.append(time.perf_counter() - begun)
-        seconds[dtype] = sorted(times)[3]
-    return seconds[torch.bfloat16] < 0.8 * seconds[torch.float32]
+    """Whether a convolution's forward and backward pass is faster under bf16 autocast on this CPU.
+
+    Some have the instructions at half the rate of float32's. The two take turns, and the best of five counts, so that
+    a busy machine does not decide.
+    """
+    image = torch.randn(4, 128, 48, 64).contiguous(memory_format=torch.channels_last)
+    conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(6):
+        for low, times in seconds.items():
+            begun = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                scores = conv(image)
+            scores.backward(torch.ones_like(scores))
+            times.append(time.perf_counter() - begun)
+    return min(seconds[True][1:]) < 0.8 * min(seconds[False][1:])

@@ -117,7 +117,7 @@ def train(
         loss: On the logits at image size.
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are validated and saved; 0 for none.
-        crop: Height and width of training samples.
+        crop: Height and width of training samples; from the size of the images if left out.
         augment: Scale, crop, flip and light; else whole images as they are.
         upscore: Whether the kernels between taps are trained.
         dropout: Before the coarsest score layer.
@@ -148,7 +148,7 @@ def train(
             "balance": balance,
             "ema": ema,
         }
-        chosen = recipe_of(recipe, given, crop, augment)
+        chosen = recipe_of(recipe, given, dataset.pairs("train"), crop, augment)
         plan = Plan(
             data=str(data.root if isinstance(data, Dataset) else data),
             architecture=model.architecture
