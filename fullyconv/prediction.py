@@ -54,8 +54,9 @@ class Segmentation:
         order = np.argsort(-counts, kind="stable")
         return {self.labels.names[index]: float(counts[index] / self.mask.size) for index in order if counts[index]}
 
-    def save(self, folder: Path, name: str) -> tuple[Path, Path]:
+    def save(self, folder: str | Path, name: str) -> tuple[Path, Path]:
         """Writes the index PNG `name.png` with the palette, and `name_overlay.png`; gives both paths."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         mask, overlay = folder / f"{name}.png", folder / f"{name}_overlay.png"
         images.write_mask(mask, self.mask, self.labels)
@@ -185,7 +186,7 @@ class Predictions:
 
 
 def predict_files(
-    model: str | Path | Segmenter, inputs: Sequence[str], *, out: Path, tile: str = "auto"
+    model: str | Path | Segmenter, inputs: Sequence[str], *, out: str | Path, tile: str = "auto"
 ) -> Predictions:
     """Segment images: an index PNG with the palette and an overlay with a legend for each.
 
@@ -198,6 +199,7 @@ def predict_files(
     Example:
         fullyconv predict runs/a photos/ --out masks/
     """
+    out = Path(out)
     segmenter = model if isinstance(model, Segmenter) else load(model)
     tiling = _tiling(tile, int(segmenter.model.coarsest.stride))
     files = list(_found(inputs))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -140,6 +141,7 @@ def test_a_run_folder_tells_all(whole):
     assert {item.name for item in whole.iterdir()} - {"tensorboard"} == expected
     config = json.loads((whole / "model" / "config.json").read_text())
     assert config["plan"]["steps"] == 12
+    assert yaml.safe_load((whole / "args.yaml").read_text())["crop"] == [32, 32]
     assert config["data"]["images"] == {"train": 12, "val": 4}
     assert 0 <= config["metrics"]["mean_iou"] <= 1
     assert len(checkpoints.files(whole / "checkpoints")) == 2

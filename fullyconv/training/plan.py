@@ -56,7 +56,7 @@ class Plan:
 
 
 def recipe_of(
-    name: str, given: Mapping[str, Any], pairs: Sequence[Pair], crop: tuple[int, int] | None, augment: bool
+    name: str, given: Mapping[str, Any], pairs: Sequence[Pair], crop: tuple[int, int] | None, whole_images: bool
 ) -> Recipe:
     """A recipe by name, with the settings that are given in place of its own.
 
@@ -65,10 +65,10 @@ def recipe_of(
         given: Fields of `Recipe`; None keeps the recipe's.
         pairs: Training images; samples are cut in their proportions.
         crop: Height and width of the samples; None finds them out.
-        augment: Whether samples are varied at all.
+        whole_images: Whether samples are the images as they are, unless a crop is given.
     """
     base = RECIPES[name]
-    augmentation = base.augmentation if augment else None
+    augmentation = None if whole_images else base.augmentation
     if crop is not None:
         augmentation = replace(augmentation or Augmentation(scale=(1, 1), aspect=1, light=0, focus=0), crop=crop)
     elif augmentation is not None:

@@ -71,7 +71,7 @@ def train(
     data: str | Path | Dataset,
     *,
     model: str | Segmenter = "fcn8s-resnet18",
-    out: Path | None = None,
+    out: str | Path | None = None,
     epochs: float | None = None,
     steps: int | None = None,
     budget: str | None = None,
@@ -87,7 +87,7 @@ def train(
     balance: Literal["none", "log", "median"] | None = None,
     ema: float | None = None,
     crop: tuple[int, int] | None = None,
-    augment: bool = True,
+    whole_images: bool = False,
     upscore: Literal["fixed", "learned"] = "fixed",
     dropout: float = 0.0,
     alignment: Literal["grid", "centred"] = "grid",
@@ -103,12 +103,12 @@ def train(
         data: Folder whose layout is recognised, or LAYOUT:PATH.
         model: fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk: any timm network, or vgg16.
         out: Run folder; runs/DATA-MODEL if left out.
-        epochs: Length of the run in passes over the training images; 100 if nothing is said.
+        epochs: Length in passes over the training images; 100 if nothing is said.
         steps: Length in optimiser steps.
-        budget: Length in time, such as 90s, 30m or 2h; the schedule is fitted into it.
+        budget: Length in time, such as 90s, 30m or 2h.
         resume: Go on where the run in --out stopped, by its own plan.
-        pretrained: none, hub (timm's weights), a weight file, or a model or run folder (stages: 32s, 16s, 8s).
-        recipe: default, or the paper's cvpr15 and heavy; the options below override it.
+        pretrained: none, hub (timm's weights), a weight file, or an earlier run.
+        recipe: The settings that the options below override.
         batch: Images per step, over all processes.
         accumulate: Parts that a batch is computed in, to save memory.
         lr: Learning rate at the top of the schedule.
@@ -116,12 +116,12 @@ def train(
         schedule: How the learning rate falls.
         loss: On the logits at image size.
         balance: Class weights from pixel counts.
-        ema: Decay of the averaged weights that are validated and saved; 0 for none.
-        crop: Height and width of training samples; from the size of the images if left out.
-        augment: Scale, crop, flip and light; else whole images as they are.
+        ema: Decay of the averaged weights that are saved; 0 for none.
+        crop: Height and width of training samples.
+        whole_images: Train on images as they are, without scale, crop, flip and light.
         upscore: Whether the kernels between taps are trained.
         dropout: Before the coarsest score layer.
-        alignment: Of the scores: by the trunk's grid, or centred as by other toolkits, to compare.
+        alignment: By the trunk's grid, or centred as in other toolkits.
         channels: Bands of the images; found out if left out.
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment.
@@ -131,9 +131,10 @@ def train(
     Example:
         fullyconv train data/ --model fcn8s-resnet18 --budget 30m --out runs/a
     """
+    options = {name: value for name, value in locals().items() if name not in ("data", "out", "resume")}
     begun = time.monotonic()
     dataset = open_dataset(data)
-    folder = _run_folder(dataset, model, out, resume)
+    folder = _run_folder(dataset, model, None if out is None else Path(out), resume)
     examination = doctor.examine(dataset, splits=("train", "val"))
     examination.refuse_if_broken()
     if resume:
@@ -148,7 +149,7 @@ def train(
             "balance": balance,
             "ema": ema,
         }
-        chosen = recipe_of(recipe, given, dataset.pairs("train"), crop, augment)
+        chosen = recipe_of(recipe, given, dataset.pairs("train"), crop, whole_images)
         plan = Plan(
             data=str(data.root if isinstance(data, Dataset) else data),
             architecture=model.architecture
@@ -164,8 +165,14 @@ def train(
             class_weights=None,
             pretrained=pretrained,
         )
+    # As --config takes them back: what was chosen, in YAML's own types.
+    plain = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+        if isinstance(value, int | float | str | tuple)
+    }
     return _carry_out(
-        plan, dataset, model, folder, resume=resume, workers=workers, begun=begun, examination=examination
+        plan, dataset, model, folder, plain, resume=resume, workers=workers, begun=begun, examination=examination
     )
 
 
@@ -174,6 +181,7 @@ def _carry_out(
     dataset: Dataset,
     model: str | Segmenter,
     folder: Path,
+    options: Mapping[str, Any],
     *,
     resume: bool,
     workers: int | None,
@@ -238,7 +246,7 @@ def _carry_out(
     )
     with StopRequest() as stop, closing(source):
         if accelerator.is_main_process and not resume:
-            _open_run(folder, plan)
+            _open_run(folder, plan, options)
         accelerator.wait_for_everyone()
         if tracker:
             accelerator.init_trackers("tensorboard")
@@ -327,7 +335,7 @@ def _workers(processes: int) -> int:
     return max(1, min(8, cores // processes - 1))
 
 
-def _open_run(folder: Path, plan: Plan) -> None:
+def _open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
         "python": sys.version.split()[0],
@@ -338,9 +346,7 @@ def _open_run(folder: Path, plan: Plan) -> None:
         **artefact.versions(),
     }
     (folder / "env.json").write_text(json.dumps(environment, indent=2) + "\n")
-    (folder / "args.yaml").write_text(
-        yaml.safe_dump({"command": sys.argv[1:], "plan": json.loads(json.dumps(plan.to_json()))})
-    )
+    (folder / "args.yaml").write_text(yaml.safe_dump(dict(options)))
     fresh = folder / ".plan.json"
     fresh.write_text(json.dumps(plan.to_json(), indent=2) + "\n")
     fresh.replace(folder / "plan.json")  # last: a run is what has a plan
