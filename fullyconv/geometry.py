@@ -89,13 +89,17 @@ class Grid:
         """Linear interpolation from `cells` values on this grid to pixels 0 ... size - 1, clamped at both ends.
 
         Returns:
-            For each pixel the left cell and the weight of its right neighbour, in [0, 1).
+            For each pixel the left cell and the weight of its right neighbour, in [0, 1].
         """
+        # Whole numbers throughout: as exact as fractions, and quicker.
+        unit = math.lcm(self.start.denominator, self.stride.denominator)
+        start, stride = int(self.start * unit), int(self.stride * unit)
+        last = max(cells - 2, 0)
         rows = []
         for pixel in range(size):
-            position = min(max((pixel - self.start) / self.stride, Fraction(0)), Fraction(cells - 1))
-            cell = min(math.floor(position), max(cells - 2, 0))
-            rows.append((cell, float(position - cell)))
+            position = min(max(pixel * unit - start, 0), (cells - 1) * stride)
+            cell = min(position // stride, last)
+            rows.append((cell, (position - cell * stride) / stride))
         return rows
 
 

@@ -160,6 +160,21 @@ def test_a_missing_stride_is_refused_with_one_that_exists():
         create("fcn8s-vit_tiny_patch16_224", 2)
 
 
+def test_an_unreachable_hub_is_said_with_the_way_out(monkeypatch):
+    import timm
+
+    reachable = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        if pretrained:
+            raise OSError("no route to host")
+        return reachable(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(FullyconvError, match=r"SEG-M003.*--pretrained FILE.*--pretrained none"):
+        create(TINY, 2, pretrained=True)
+
+
 def test_vgg16_has_the_papers_taps_and_layers():
     with torch.device("meta"):
         trunk = VGG16Trunk([8, 16, 32])

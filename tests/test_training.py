@@ -23,7 +23,7 @@ from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
 from fullyconv.training.loading import Decoder, Samples, batches
-from fullyconv.training.loop import Average, Objective
+from fullyconv.training.loop import Average, Objective, Pace
 from fullyconv.training.plan import Plan, crop_for, seconds_of, steps_of
 from fullyconv.training.recipes import RECIPES, Recipe, learning_rate_factor, optimizer_of, parameter_groups
 
@@ -168,6 +168,15 @@ def test_a_budget_ends_in_time(data, tmp_path):
     run = train(data, model=TINY, out=tmp_path / "run", budget="4s", batch=4, crop=(32, 32), workers=0)
     assert run.steps > 0
     assert time.monotonic() - begun < 40
+
+
+def test_slow_validation_takes_at_most_a_quarter_of_a_budget():
+    pace = Pace(steps=None, budget_seconds=100.0, begun=time.monotonic())
+    pace.keep_back(10)
+    assert pace.progress(0, elapsed=45) == 0.5
+    pace.keep_back(1000)
+    assert pace.progress(0, elapsed=37.5) == 0.5
+    assert pace.progress(0, elapsed=75) == 1
 
 
 def test_a_stage_starts_from_the_run_before(data, whole, tmp_path):

@@ -28,6 +28,8 @@ Batch = tuple[Tensor, Tensor]
 Tell = Callable[[str, Mapping[str, Any]], None]
 
 VALIDATION_SHARE = 0.05  # of the time that has passed, on a budget
+FIRST_VALIDATION = 0.2  # of a budget: before, nobody knows what a validation costs
+LARGEST_RESERVE = 0.25  # of a budget, however slow validation is
 AFTER_LAST_STEP = 2.5  # validations' worth of time: the last one, and the evaluation with its pictures
 
 
@@ -56,6 +58,11 @@ class Pace:
     def elapsed(self) -> float:
         """Seconds that the run has taken, over all its sessions."""
         return self.spent_seconds + time.monotonic() - self.begun
+
+    def keep_back(self, seconds: float) -> None:
+        """Reserves time of the budget for what comes after the last step, though never most of it."""
+        if self.budget_seconds is not None:
+            self.reserve_seconds = min(seconds, LARGEST_RESERVE * self.budget_seconds)
 
     def progress(self, step: int, elapsed: float) -> float:
         """The share of the run that is over, in [0, 1]."""
@@ -351,7 +358,10 @@ class Loop:
 
     def _affordable(self, elapsed: float) -> bool:
         """Whether a validation fits the budget; without one, always, so that runs of so many steps are alike."""
-        return self.pace.budget_seconds is None or self.state.validation_seconds < VALIDATION_SHARE * elapsed
+        budget = self.pace.budget_seconds
+        if budget is None:
+            return True
+        return elapsed > FIRST_VALIDATION * budget and self.state.validation_seconds < VALIDATION_SHARE * elapsed
 
     def _validate(self) -> None:
         begun = time.monotonic()
@@ -363,7 +373,7 @@ class Loop:
                 self.keep(self.shown, "model", scores)
             seconds = time.monotonic() - begun
             self.state.validation_seconds += seconds
-            self.pace.reserve_seconds = AFTER_LAST_STEP * seconds
+            self.pace.keep_back(AFTER_LAST_STEP * seconds)
             self._tell("validation", {"step": self.state.step, **scores, "best": better, "validation_seconds": seconds})
         self.accelerator.wait_for_everyone()
 
