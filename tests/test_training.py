@@ -212,6 +212,14 @@ def test_a_wrong_model_leaves_nothing_behind(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("recipe", ["cvpr15", "heavy"])
+def test_the_papers_recipes_train_on_whole_images(data, tmp_path, recipe):
+    run = train(data, model=TINY, out=tmp_path / "run", recipe=recipe, steps=2, validations=1, workers=0)
+    plan = json.loads((run.run / "plan.json").read_text())
+    assert plan["recipe"]["augmentation"] is None
+    assert plan["recipe"]["batch"] == {"cvpr15": 20, "heavy": 1}[recipe]
+
+
 def test_an_infinite_loss_is_said_with_a_cure(data, tmp_path):
     with pytest.raises(FullyconvError, match=r"SEG-T008.*--lr"):
         train(data, model=TINY, out=tmp_path / "run", recipe="heavy", lr=1e30, steps=20, workers=0)
