@@ -306,6 +306,12 @@ FAULTS: dict[str, Fault] = {
         "Every process takes the same number of images per step, in the same number of parts.",
         "Take the batch size that the message offers.",
     ),
+    "SEG-T009": Fault(
+        "Other data than the run was begun with",
+        "A resumed run draws the same images in the same order, so the files of its train and val splits must be the "
+        "same.",
+        "Give the data as they were; or begin a new run that starts from the old one's weights with --pretrained.",
+    ),
     "SEG-T008": Fault(
         "The loss is not a number",
         "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe "

@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +194,24 @@ def test_an_existing_run_is_never_overwritten(data, whole):
     with pytest.raises(FullyconvError, match="SEG-T001"):
         train(data, model=TINY, out=whole, steps=1)
     assert (whole / "plan.json").read_bytes() == before
+
+
+def test_a_run_resumes_on_its_own_data_only(data, whole, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(data, other)
+    (other / "images" / "train" / "00.png").unlink()
+    (other / "masks" / "train" / "00.png").unlink()
+    with pytest.raises(FullyconvError, match="SEG-T009"):
+        train(other, out=whole, resume=True)
+
+
+def test_an_unlabelled_image_is_refused_before_anything_is_written(data, tmp_path):
+    dataset = open_dataset(data)
+    first, *rest = dataset.pairs("val")
+    splits = {**dataset.splits, "val": (replace(first, mask=None), *rest)}
+    with pytest.raises(FullyconvError, match=r"SEG-T004.*split val"):
+        train(replace(dataset, splits=splits), model=TINY, out=tmp_path / "run", steps=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_nothing_to_resume_is_said(data, tmp_path):

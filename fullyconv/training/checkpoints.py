@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fullyconv.artefact import sync
 from fullyconv.errors import FullyconvError
 
 KEPT = 2
@@ -30,10 +31,10 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mappin
     fresh = folder / f".{file.name}.{os.getpid()}"
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(flat, fresh, metadata={"values": json.dumps({**values, "step": step})})
-    with fresh.open("rb") as handle:
-        os.fsync(handle.fileno())
+    sync(fresh)
     fresh.replace(file)
-    _sync_folder(folder)
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
+        _sync_folder(folder)
     for old in files(folder)[:-KEPT]:
         old.unlink()
     return file

@@ -36,8 +36,8 @@ class Journal:
         self.mean_iou = ""
         if not self.active:
             return
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
-        self.file.write_text("".join(f"{line}\n" for line in lines if _step(line) <= from_step))
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        self.file.write_text("".join(f"{line}\n" for line in lines if _step(line) <= from_step), encoding="utf-8")
 
     def __enter__(self) -> "Journal":
         if self.active and sys.stderr.isatty():
@@ -81,7 +81,7 @@ class Journal:
             self._show(values)
             if values["step"] % EVERY_STEPS and values["step"] > EVERY_STEPS:
                 return
-        with self.file.open("a") as lines:
+        with self.file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"kind": kind, **values}) + "\n")
         numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, float)}
         self.accelerator.log(numbers, step=values["step"])

@@ -27,6 +27,7 @@ class Plan:
     """Everything that decides what a run computes; kept as plan.json, and what `--resume` follows."""
 
     data: str
+    fingerprint: dict[str, Any]
     architecture: dict[str, Any]
     recipe: Recipe
     seed: int

@@ -137,8 +137,9 @@ def train(
     folder = _run_folder(dataset, model, None if out is None else Path(out), resume)
     examination = doctor.examine(dataset, splits=("train", "val"))
     examination.refuse_if_broken()
+    _refuse_unlabelled(dataset)
     if resume:
-        plan = _saved_plan(folder)
+        plan = _saved_plan(folder, dataset)
     else:
         given = {
             "batch": batch,
@@ -152,6 +153,7 @@ def train(
         chosen = recipe_of(recipe, given, dataset.pairs("train"), crop, whole_images)
         plan = Plan(
             data=str(data.root if isinstance(data, Dataset) else data),
+            fingerprint=_fingerprint(dataset),
             architecture=model.architecture
             if isinstance(model, Segmenter)
             else architecture_of(model, dataset, channels, upscore, dropout, alignment),
@@ -207,7 +209,7 @@ def _carry_out(
     decoder = Decoder(pairs, dataset.labels, network.mean.shape[1])
     if plan.recipe.balance != "none" and plan.class_weights is None:
         plan = replace(plan, class_weights=class_weights_of(decoder, plan.recipe.balance))
-    facts = {"plan": plan.to_json(), "data": _fingerprint(dataset)}
+    facts = {"plan": plan.to_json(), "data": plan.fingerprint}
 
     def keep(shown: FCN, name: str, scores: Mapping[str, float]) -> None:
         artefact.save(folder / name, shown, dataset.labels, plan.architecture, {"metrics": dict(scores), **facts})
@@ -276,13 +278,37 @@ def _carry_out(
     )
 
 
-def _saved_plan(folder: Path) -> Plan:
+def _began_with(plan: Path, dataset: Dataset) -> bool:
+    values = json.loads(plan.read_text(encoding="utf-8"))
+    return bool(values.get("fingerprint") == _fingerprint(dataset))
+
+
+def _saved_plan(folder: Path, dataset: Dataset) -> Plan:
+    """The plan of the run that goes on, if the data are still what it was made for."""
     saved = folder / "plan.json"
     if not saved.is_file():
         raise FullyconvError(
             "SEG-T002", f"{folder} holds no plan.json, so there is nothing to resume; leave --resume out to begin"
         )
-    return Plan.from_json(json.loads(saved.read_text()))
+    plan = Plan.from_json(json.loads(saved.read_text(encoding="utf-8")))
+    if plan.fingerprint != _fingerprint(dataset):
+        raise FullyconvError(
+            "SEG-T009",
+            f"{folder} was begun on {plan.data} with {plan.fingerprint['images']} images, and {dataset.root} holds "
+            f"other files; resume with the data as they were, or begin a new run with --pretrained {folder}",
+        )
+    return plan
+
+
+def _refuse_unlabelled(dataset: Dataset) -> None:
+    for split in ("train", "val"):
+        bare = [pair.image for pair in dataset.pairs(split) if pair.mask is None]
+        if bare:
+            raise FullyconvError(
+                "SEG-T004",
+                f"{len(bare)} of {len(dataset.pairs(split))} images of split {split} have no mask, such as {bare[0]}; "
+                "label them or take them out of the split",
+            )
 
 
 def _run_folder(dataset: Dataset, model: str | Segmenter, out: Path | None, resume: bool) -> Path:
@@ -290,9 +316,9 @@ def _run_folder(dataset: Dataset, model: str | Segmenter, out: Path | None, resu
     if out is None:
         name = model if isinstance(model, str) else model.architecture.get("name", "model")
         base = Path("runs") / f"{dataset.root.resolve().name}-{name}"
-        found = sorted(Path("runs").glob("*/plan.json"), key=lambda file: file.stat().st_mtime)
-        if resume and found:
-            return found[-1].parent
+        mine = [file for file in Path("runs").glob("*/plan.json") if _began_with(file, dataset)]
+        if resume and mine:
+            return max(mine, key=lambda file: file.stat().st_mtime).parent
         numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
         return next(folder for folder in numbered if not folder.exists())
     if out.is_file() or (not resume and out.exists() and any(out.iterdir())):
@@ -345,10 +371,10 @@ def _open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **artefact.versions(),
     }
-    (folder / "env.json").write_text(json.dumps(environment, indent=2) + "\n")
-    (folder / "args.yaml").write_text(yaml.safe_dump(dict(options)))
+    (folder / "env.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    (folder / "args.yaml").write_text(yaml.safe_dump(dict(options)), encoding="utf-8")
     fresh = folder / ".plan.json"
-    fresh.write_text(json.dumps(plan.to_json(), indent=2) + "\n")
+    fresh.write_text(json.dumps(plan.to_json(), indent=2) + "\n", encoding="utf-8")
     fresh.replace(folder / "plan.json")  # last: a run is what has a plan
 
 
