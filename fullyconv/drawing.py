@@ -41,7 +41,8 @@ def overlay(
     if pixels.shape[:2] != mask.shape:
         raise ValueError(f"image and mask must have one size, got {pixels.shape[:2]} and {mask.shape} (height, width)")
     colors = _colors(mask, labels)
-    mixed = (pixels * (1 - alpha) + colors * alpha).round().astype(np.uint8)
+    # Pillow blends in bytes; NumPy would take eight times the image in floats.
+    mixed = np.array(Image.blend(Image.fromarray(pixels), Image.fromarray(colors), alpha))
     edges = _edges(mask) & (mask < len(labels))
     mixed[edges] = colors[edges]
     picture = Image.fromarray(mixed)

@@ -1,6 +1,7 @@
 """A model and one image of any size: `Segmenter` predicts, `Segmentation` is the answer."""
 
 import glob
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,9 +59,9 @@ class Segmentation:
         """Writes the index PNG `name.png` with the palette, and `name_overlay.png`; gives both paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        mask, overlay = folder / f"{name}.png", folder / f"{name}_overlay.png"
+        mask, overlay = _outputs(folder, name)
         images.write_mask(mask, self.mask, self.labels)
-        self.overlay().save(overlay)
+        images.write_picture(overlay, self.overlay())
         return mask, overlay
 
 
@@ -204,10 +205,15 @@ def predict_files(
     tiling = _tiling(tile, int(segmenter.model.coarsest.stride))
     files = list(_found(inputs))
     names = _names(files)
-    taken = [out / f"{name}.png" for name in names if (out / f"{name}.png").exists()]
+    taken = [file for name in names for file in _outputs(out, name) if file.exists()]
     if taken:
-        raise FullyconvError(
-            "SEG-P003", f"{len(taken)} of {len(names)} masks exist already, such as {taken[0]}; choose another --out"
+        raise FullyconvError("SEG-P003", f"{len(taken)} files exist already, such as {taken[0]}; choose another --out")
+    mixing = segmenter.model.global_operations
+    if mixing and tiling != "none":
+        print(
+            f"This network looks at whole images at once ({', '.join(mixing)}), so tiles of images above "
+            f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels differ a little from the whole; --tile none avoids them.",
+            file=sys.stderr,
         )
     outputs = []
     for file, name in zip(files, names, strict=True):
@@ -216,6 +222,10 @@ def predict_files(
         seconds = round(time.perf_counter() - begun, 3)
         outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
     return Predictions(tuple(outputs))
+
+
+def _outputs(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.png", folder / f"{name}_overlay.png"
 
 
 def _tiling(tile: str, stride: int) -> Tiling:
@@ -259,9 +269,10 @@ def _names(files: Sequence[Path]) -> list[str]:
         stem if stems.count(stem) == 1 else f"{file.parent.name}_{stem}"
         for file, stem in zip(files, stems, strict=True)
     ]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    written = [file.name.lower() for name in names for file in _outputs(Path(), name)]
+    if len(set(written)) < len(written):
+        twice = next(name for name in written if written.count(name) > 1)
         raise FullyconvError(
-            "SEG-P002", f"several inputs would be written as {twice}.png; predict them one folder at a time"
+            "SEG-P002", f"several inputs would be written as {twice}; predict them one folder at a time"
         )
     return names
