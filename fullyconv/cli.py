@@ -7,8 +7,10 @@ torch with it, is imported when the command is known.
 import ast
 import contextlib
 import dataclasses
+import errno
 import json
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -31,6 +33,8 @@ COMMANDS = {
 CONFIGURABLE = frozenset({"train"})  # the commands with options enough to keep in a file
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+CLOSED_PIPE = 141  # 128 + SIGPIPE
+DISK_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EIO}  # raised by writing, without the file's name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command and its words; those of the process if left out.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _answer(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as in `fullyconv explain | head -1`: nobody reads on, which is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    return status
+
+
+def _answer(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -54,10 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FullyconvError as fault:
         return _refuse(fault, as_json)
     except OSError as fault:
-        if fault.filename is None:  # not about a file: the network, a pipe
+        if fault.filename is None and fault.errno not in DISK_FAULTS:  # not about a file: the network, a pipe
             raise
         cure = "check the path, its permissions and the free space"
-        return _refuse(FullyconvError("SEG-U007", f"{fault.filename}: {fault.strerror}; {cure}"), as_json)
+        place = fault.filename or "the output"
+        return _refuse(FullyconvError("SEG-U007", f"{place}: {fault.strerror}; {cure}"), as_json)
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped; nothing was saved", file=sys.stderr)
         return INTERRUPTED

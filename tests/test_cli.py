@@ -202,6 +202,18 @@ def test_explain_prints_why_and_cure(capsys: pytest.CaptureFixture[str]) -> None
     assert "\nCure: " in shown
 
 
+def test_a_closed_pipe_is_no_fault() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fullyconv", "explain"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == cli.CLOSED_PIPE
+    process.stderr.close()
+
+
 def test_explain_lists_all_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["faults"]
