@@ -55,8 +55,8 @@ def save(
         "versions": versions(),
         **(facts or {}),
     }
-    (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (fresh / README).write_text(_readme(config))
+    (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (fresh / README).write_text(_readme(config), encoding="utf-8")
     replace_folder(fresh, folder)
 
 
@@ -70,7 +70,7 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
     if place is None:
         raise FullyconvError("SEG-M010", _no_model(folder))
     try:
-        config: dict[str, Any] = json.loads((place / CONFIG).read_text())
+        config: dict[str, Any] = json.loads((place / CONFIG).read_text(encoding="utf-8"))
         labels = LabelSet.from_dict(config["labels"])
         model = create(**{**config["architecture"], "pretrained": False})
     except (json.JSONDecodeError, KeyError, TypeError) as error:
@@ -100,14 +100,19 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     """Puts a finished folder in the place of an older one, with no moment at which a half-written one stands there."""
     for file in fresh.rglob("*"):
         if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            sync(file)
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(file: Path) -> None:
+    """Makes sure that a file's contents are on the disk."""
+    with file.open("rb+") as handle:  # Windows syncs only what may be written
+        os.fsync(handle.fileno())
 
 
 def _no_model(folder: Path) -> str:
