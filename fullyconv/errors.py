@@ -154,8 +154,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-D023": Fault(
         "The output folder is not empty",
-        "Nothing is ever overwritten.",
-        "Name a folder that does not exist yet.",
+        "Nothing is ever overwritten, nor are two images written to one file.",
+        "Name a folder that does not exist yet; give images of one name different names.",
     ),
     "SEG-D024": Fault(
         "An optional package is missing",

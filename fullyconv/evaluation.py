@@ -98,8 +98,12 @@ class Report:
 
     def per_image(self) -> list[tuple[str, float]]:
         """Each image's name and its own mean IoU, the worst first; NaN, for an image without a counted pixel, last."""
-        values = metrics.iou_of_counts(self.tally.per_image).nanmean(-1).tolist()
-        return sorted(zip(self.tally.names, values, strict=True), key=lambda row: (math.isnan(row[1]), row[1], row[0]))
+        return [(self.tally.names[index], value) for index, value in self._worst_first()]
+
+    def _worst_first(self) -> list[tuple[int, float]]:
+        """As `per_image`, by the images' positions: names may repeat."""
+        names, values = self.tally.names, metrics.iou_of_counts(self.tally.per_image).nanmean(-1).tolist()
+        return sorted(enumerate(values), key=lambda row: (math.isnan(row[1]), row[1], names[row[0]]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a score that does not exist is None."""
@@ -172,14 +176,13 @@ class Report:
         charts.save(charts.confusion(self.confusion.numpy(), names), folder / "confusion.png")
 
     def _write_worst(self, folder: Path) -> None:
-        places = {name: index for index, name in enumerate(self.tally.names)}
-        for rank, (name, value) in enumerate(self.per_image()[:WORST], start=1):
+        for rank, (index, value) in enumerate(self._worst_first()[:WORST], start=1):
             if math.isnan(value):
                 return
-            view = self.view(places[name])
+            view = self.view(index)
             sheet = drawing.side_by_side(_panels(view, self.labels), columns=2)
             picture = drawing.with_legend(sheet, np.stack((view.target, view.pred)), self.labels)
-            safe = re.sub(r"[^\w.-]+", "_", name)
+            safe = re.sub(r"[^\w.-]+", "_", self.tally.names[index])
             picture.save(folder / f"{rank:02d}_{100 * value:.1f}_{safe}.png")
 
 

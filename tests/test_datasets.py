@@ -8,7 +8,7 @@ from PIL import Image
 
 from fullyconv.datasets import LAYOUTS, Dataset, open_dataset
 from fullyconv.datasets.classes import Entry, read_classes
-from fullyconv.datasets.dataset import Pair, name_in, read_list, split_by_name
+from fullyconv.datasets.dataset import Pair, distinct, name_in, read_list, split_by_name
 from fullyconv.errors import FullyconvError
 from fullyconv.images import read_image, read_mask
 from fullyconv.labels import LabelSet
@@ -202,6 +202,36 @@ def test_manifest_jsonl_without_splits_is_split(tmp_path: Path) -> None:
     assert dataset.layout == "manifest"
     assert sorted(names_of(dataset, "train") + names_of(dataset, "val")) == ["a", "b", "c"]
     assert "no val split" in dataset.notes[0]
+
+
+def test_manifest_names_differ_and_stay_below_a_copy(tmp_path: Path) -> None:
+    for folder in ("x", "y", "m/deep"):
+        save_pairs(tmp_path, f"{folder}/{{}}.jpg", f"{folder}/{{}}.png", "a")
+    rows = (tmp_path / "x" / "a.jpg", "../../y/a.jpg", "a.jpg", "../../y/a.jpg")
+    masks = ("../../x/a.png", "../../y/a.png", "a.png", "../../y/a.png")
+    text = "\n".join(f"{image},{mask}" for image, mask in zip(rows, masks, strict=True))
+    (tmp_path / "m" / "deep" / "list.csv").write_text("image,mask\n" + text)
+    dataset = open_dataset(tmp_path / "m" / "deep" / "list.csv")
+    assert sorted(names_of(dataset, "train") + names_of(dataset, "val")) == ["m/deep/a", "x/a", "y/a"]
+
+
+def test_pairs_that_share_a_name_are_numbered_and_repetitions_dropped() -> None:
+    first, second = Pair("a", Path("x/a.jpg"), None), Pair("a", Path("y/a.jpg"), None)
+    assert [pair.name for pair in distinct([first, second, first])] == ["a", "a-2"]
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("../a",), ("/a",), ("x/../../a",)])
+def test_dataset_refuses_names_that_repeat_or_lead_outside(names: tuple[str, ...]) -> None:
+    pairs = tuple(Pair(name, Path("a.jpg"), None) for name in names)
+    with pytest.raises(ValueError, match=r"pairs of a split must differ|relative paths without \.\."):
+        Dataset("folder", Path(), LabelSet(("a",)), {"train": pairs})
+
+
+def test_list_entry_given_twice_is_one_pair(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "images/{}.jpg", "masks/{}.png")
+    (tmp_path / "train.txt").write_text("a\nb\na\n")
+    (tmp_path / "val.txt").write_text("c\n")
+    assert names_of(open_dataset(tmp_path), "train") == ["a", "b"]
 
 
 @pytest.mark.parametrize("text", ["picture,mask\na.jpg,b.png\n", "", "image,mask\n"])

@@ -9,7 +9,7 @@ from PIL import Image
 
 import fullyconv.doctor
 from fullyconv.datasets import Dataset, Pair, open_dataset
-from fullyconv.doctor import Examination, Finding, check, examine
+from fullyconv.doctor import Examination, Finding, check, examine, mending
 from fullyconv.doctor.mending import nearest_raw, write_cleaned
 from fullyconv.doctor.observation import between_share
 from fullyconv.errors import FAULTS, FullyconvError
@@ -262,6 +262,30 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FullyconvError, match="SEG-D023"):
         write_cleaned(dataset, tmp_path / "clean")
     assert [path.name for path in (tmp_path / "clean").iterdir()] == ["mine.png"]
+
+
+def test_copy_of_a_manifest_leaves_originals_and_neighbours_alone(tmp_path: Path) -> None:
+    for number, folder in enumerate(("one", "two")):
+        save(tmp_path / "data" / folder / "a.png", photo(number))
+        save(tmp_path / "data" / folder / "m.png", PATCH)
+    before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.png")}
+    list_file = tmp_path / "data" / "lists" / "list.csv"
+    list_file.parent.mkdir()
+    rows = f"{tmp_path}/data/one/a.png,{tmp_path}/data/one/m.png\n../two/a.png,../two/m.png\n"
+    list_file.write_text("image,mask\n" + rows)
+    check(str(list_file), fix=tmp_path / "clean")
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "clean"}
+    copied = {read_image(path).sum().item() for path in (tmp_path / "clean" / "images").rglob("*.png")}
+    assert copied == {int(photo(number).sum()) for number in (0, 1)}
+
+
+def test_copy_never_writes_over_a_file(tmp_path: Path) -> None:
+    source, target = save(tmp_path / "a.png", photo(0)), save(tmp_path / "b.png", photo(1))
+    before = target.read_bytes()
+    with pytest.raises(FullyconvError, match=r"SEG-D023 .*another image would both be written to b\.png"):
+        mending._link(source, target)
+    assert target.read_bytes() == before
 
 
 def test_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from fullyconv import metrics
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
-from fullyconv.evaluation import Report, Tally, ahead, count, evaluate, score
+from fullyconv.evaluation import Report, Tally, View, ahead, count, evaluate, score
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmentation, Segmenter
@@ -184,6 +184,19 @@ def test_the_worst_images_come_first() -> None:
     assert [name for name, _ in rows] == ["bad", "good", "empty"]
     assert rows[0][1] == pytest.approx(1 / 3)
     assert math.isnan(rows[2][1])
+
+
+def test_images_of_one_name_are_each_shown(tmp_path: Path) -> None:
+    counts = torch.tensor([[[4, 0], [4, 0], [4, 0]], [[1, 1], [2, 2], [2, 2]]])
+    tally = Tally(torch.eye(2, dtype=torch.int64), ("same", "same"), counts)
+    seen: list[int] = []
+
+    def view(index: int) -> View:
+        seen.append(index)
+        return View(None, TRUTH[0] * 0, TRUTH[0] * 0)
+
+    Report(LabelSet(("a", "b")), tally, "", view)._write_worst(tmp_path)
+    assert seen == [1, 0]
 
 
 def test_the_terminal_shows_classes_scores_and_conventions(dataset: Dataset) -> None:

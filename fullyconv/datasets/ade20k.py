@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, files_in, masks_in
+from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 
@@ -43,7 +43,7 @@ def read(root: Path) -> Dataset:
             split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
             missing = home / "annotations" / folder.relative_to(home / "images") / f"{image.stem}.png"
             splits[split].append(Pair(image.stem, image, masks.get(image.stem, missing) if masks else None))
-    found = {split: tuple(pairs) for split, pairs in splits.items() if pairs}
+    found = {split: distinct(pairs) for split, pairs in splits.items() if pairs}
     if not found:
         raise FullyconvError("SEG-D003", f"{root} holds no pictures in images/, images/training/ or images/validation/")
     return Dataset("ade20k", root, LABELS, found)

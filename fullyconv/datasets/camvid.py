@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, files_in, masks_in, name_in, read_list
+from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in, name_in, read_list
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 
@@ -49,7 +49,7 @@ def _pairs(root: Path, split: str) -> tuple[Pair, ...]:
     listed = root / f"{split}.txt"
     names = [name_in(columns[0]) for columns in read_list(listed)] if listed.is_file() else list(images)
     labelled = bool(masks)
-    return tuple(
+    return distinct(
         Pair(
             name,
             images.get(name, root / split / f"{name}.png"),

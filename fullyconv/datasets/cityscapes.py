@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair
+from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 
@@ -64,7 +64,7 @@ def read(root: Path) -> Dataset:
         raise FullyconvError("SEG-D003", f"{len(every)} images, but none has a mask such as {example}")
     end = max(ends, key=lambda end: counts[end])
     splits = {
-        split: tuple(Pair(path.name.removesuffix(IMAGE_END), path, _mask(root, path, end)) for path in paths)
+        split: distinct(Pair(path.name.removesuffix(IMAGE_END), path, _mask(root, path, end)) for path in paths)
         for split, paths in images.items()
         if paths
     }

@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import chain, count
 from pathlib import Path, PureWindowsPath
 
 from fullyconv.errors import FullyconvError
@@ -30,7 +33,8 @@ class Pair:
     """An image and its mask.
 
     Args:
-        name: Unique within its split, without suffix; with slashes where only sub-folders keep names apart.
+        name: Unique within its split, without suffix; with slashes where only sub-folders keep names apart. A relative
+            path, so that a copy may be named after it.
         image: The image file. A list may name files that do not exist; the doctor reports them.
         mask: The mask file; None for an image that nobody has labelled.
     """
@@ -60,6 +64,16 @@ class Dataset:
     notes: tuple[str, ...] = ()
     unpaired: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        for split, pairs in self.splits.items():
+            names = [pair.name for pair in pairs]
+            if len(set(names)) < len(names):
+                twice = sorted(name for name, times in Counter(names).items() if times > 1)
+                raise ValueError(f"pairs of a split must differ in name, but in {split} these repeat: {twice[:5]}")
+            outside = [name for name in names if name.startswith("/") or ".." in re.split(r"[/\\]", name)]
+            if outside:
+                raise ValueError(f"names of pairs are relative paths without .., got {outside[0]!r} in {split}")
+
     def pairs(self, split: str) -> tuple[Pair, ...]:
         """The pairs of one split.
 
@@ -85,6 +99,16 @@ class Layout:
     title: str
     recognise: Callable[[Path], bool]
     read: Callable[[Path], Dataset]
+
+
+def distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:
+    """Each pair once; of different pairs that share a name, the second is called name-2, the third name-3."""
+    taken: dict[str, Pair] = {}
+    for pair in dict.fromkeys(pairs):
+        candidates = chain([pair.name], (f"{pair.name}-{number}" for number in count(2)))
+        name = next(name for name in candidates if name not in taken)
+        taken[name] = replace(pair, name=name)
+    return tuple(taken.values())
 
 
 def files_in(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:

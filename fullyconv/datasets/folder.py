@@ -15,6 +15,7 @@ from fullyconv.datasets.dataset import (
     Dataset,
     Layout,
     Pair,
+    distinct,
     name_in,
     nearest,
     read_list,
@@ -361,7 +362,7 @@ def _splits(
     lists = _lists(root)
     notes: list[str] = []
     if lists:
-        splits = {split: tuple(_listed(root, path, pairs)) for split, path in lists.items()}
+        splits = {split: distinct(_listed(root, path, pairs)) for split, path in lists.items()}
         listed = {pair.image for members in splits.values() for pair in members}
         left = sum(pair.image not in listed for pair in pairs)
         if left:
@@ -372,7 +373,7 @@ def _splits(
         members: dict[str, list[Pair]] = {split: [] for split in SPLITS}
         for pair, split in zip(pairs, named, strict=True):
             members.setdefault(split or "train", []).append(pair)
-        splits = {split: tuple(of_split) for split, of_split in members.items() if of_split}
+        splits = {split: distinct(of_split) for split, of_split in members.items() if of_split}
     if "val" not in splits and len(splits.get("train", ())) > 1:
         both = split_by_name(splits["train"])
         splits = {**both, **{split: of_split for split, of_split in splits.items() if split != "train"}}
@@ -433,7 +434,7 @@ def _unlabelled(
     for image in images:
         if image.split is not None and image.split not in with_masks and image.split not in splits:
             new[image.split].append(Pair(image.path.stem, root / image.path, None))
-    return {split: tuple(pairs) for split, pairs in new.items()}
+    return {split: distinct(pairs) for split, pairs in new.items()}
 
 
 def _folders_above(root: Path, masks: Sequence[Path]) -> list[Path]:

@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fullyconv.datasets.classes import find_classes_file, labels_of
-from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, split_by_name
+from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, distinct, split_by_name
 from fullyconv.errors import FullyconvError
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
@@ -24,10 +27,11 @@ def read(root: Path) -> Dataset:
         raise FullyconvError("SEG-D006", f"{root} is no manifest; expected a file that ends in .csv or .jsonl")
     rows = _rows(file)
     members: dict[str, list[Pair]] = {split: [] for split in SPLITS}
-    for number, row in enumerate(rows, start=1):
+    pairs = _named(file.parent, [_pair(file, number, row) for number, row in enumerate(rows, start=1)])
+    for pair, row in zip(pairs, rows, strict=True):
         split = str(row.get("split") or "train").strip()
-        members.setdefault(SPLIT_WORDS.get(split.lower(), split), []).append(_pair(file, number, row))
-    splits = {split: tuple(pairs) for split, pairs in members.items() if pairs}
+        members.setdefault(SPLIT_WORDS.get(split.lower(), split), []).append(pair)
+    splits = {split: distinct(of_split) for split, of_split in members.items() if of_split}
     notes: tuple[str, ...] = ()
     if "val" not in splits and len(splits.get("train", ())) > 1:
         splits = {**splits, **split_by_name(splits["train"])}
@@ -68,10 +72,22 @@ def _pair(file: Path, number: int, row: dict[str, Any]) -> Pair:
         raise FullyconvError(
             "SEG-D006", f"{file}, entry {number}: expected the columns image and mask, got {', '.join(row)}"
         )
-    image = Path(str(row["image"]).strip())
-    name = image.name if image.is_absolute() else image.as_posix()
+    image = file.parent / str(row["image"]).strip()
     mask = str(row["mask"] or "").strip()
-    return Pair(name.removesuffix(image.suffix), file.parent / image, file.parent / mask if mask else None)
+    return Pair(image.stem, image, file.parent / mask if mask else None)
+
+
+def _named(home: Path, pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs named by their images' paths from the manifest's folder; if one lies outside it, from the folder that holds
+    them all."""
+    images = [Path(os.path.abspath(pair.image)) for pair in pairs]
+    home = Path(os.path.abspath(home))
+    if not all(image.is_relative_to(home) for image in images):
+        home = Path(os.path.commonpath([image.parent for image in images]))
+    return [
+        replace(pair, name=image.relative_to(home).with_suffix("").as_posix())
+        for pair, image in zip(pairs, images, strict=True)
+    ]
 
 
 LAYOUT = Layout("a .csv or .jsonl file with the columns image, mask and split (manifest)", recognise, read)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, files_in, masks_in, name_in, read_list
+from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in, name_in, read_list
 from fullyconv.datasets.voc import LABELS
 from fullyconv.errors import FullyconvError
 
@@ -22,7 +22,7 @@ def read(root: Path) -> Dataset:
     lists = {split: home / f"{split}.txt" for split in SPLITS if (home / f"{split}.txt").is_file()}
     names = {split: [name_in(entry[0]) for entry in read_list(path)] for split, path in lists.items()}
     splits = {
-        split: tuple(
+        split: distinct(
             Pair(name, images.get(name, home / "img" / f"{name}.jpg"), masks.get(name, home / "cls" / f"{name}.mat"))
             for name in listed
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, files_in, masks_in, name_in, read_list
+from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in, name_in, read_list
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 
@@ -35,7 +35,7 @@ def read(root: Path) -> Dataset:
         names = {"train": list(masks)}
         notes.append("there are no lists in ImageSets/Segmentation, so that all images with a mask are in train")
     splits = {
-        split: tuple(
+        split: distinct(
             Pair(
                 name,
                 images.get(name, year / "JPEGImages" / f"{name}.jpg"),

@@ -35,7 +35,7 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
         What was done, in sentences.
 
     Raises:
-        FullyconvError: SEG-D023 if the folder exists and is not empty.
+        FullyconvError: SEG-D023 if the folder exists and is not empty, or two pairs would be written to one file.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FullyconvError("SEG-D023", f"{out} exists and is not empty; name a folder that does not exist yet")
@@ -147,8 +147,10 @@ def _mended(one: Observation, path: Path, labels: LabelSet) -> Array:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the disk has none."""
+    """A hard link, or a copy where the disk has none; never over a file, which may be a link to another original."""
+    if target.exists():
+        raise FullyconvError("SEG-D023", f"{source} and another image would both be written to {target.name}")
     try:
         os.link(source.resolve(), target)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copyfile(source, target)
