@@ -109,8 +109,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-D014": Fault(
         "The classes file does not describe the masks",
-        "The colours or values that it lists occur in no mask, or in only a few pixels.",
-        "Correct the colours in the classes file; until then the colours found in the masks are the classes.",
+        "The colours or values that it lists occur in no mask, or in only a few pixels; or the masks hold more values "
+        "than it has names, so that it cannot be known which name belongs to which.",
+        "Correct the colours in the classes file, or give every value a name: background first, void last. Until then "
+        "the colours or values found in the masks are the classes.",
     ),
     "SEG-D015": Fault(
         "A class occurs in no mask",
@@ -238,6 +240,16 @@ FAULTS: dict[str, Fault] = {
         "The number of classes does not fit",
         "A network scores as many classes as its last layer has channels, which is not the number of classes here.",
         "Make a new model for this data; --pretrained RUN keeps the trunk's weights.",
+    ),
+    "SEG-M007": Fault(
+        "A network that cannot be built again",
+        "A model folder holds weights and the name of the network that they belong to; this network has none.",
+        "Give Segmenter the arguments of models.create as its architecture.",
+    ),
+    "SEG-M012": Fault(
+        "The folder holds other things than a model",
+        "A model folder is replaced as a whole, and what else stands in it would be lost.",
+        "Save under a new name, or into an empty folder.",
     ),
     "SEG-M010": Fault(
         "No model there",

@@ -452,6 +452,8 @@ def levels(*values: int) -> Array:
         ((0, 127, 255), ("value 0", "value 127", "value 255"), [0, 1, 2]),
         ((1, 255), ("background", "foreground"), [1, 255]),
         ((0,), ("background", "foreground"), [0]),
+        ((0, 64), ("value 0", "value 64"), [0, 1]),
+        ((0, 127), ("value 0", "value 127"), [0, 1]),
     ],
 )
 def test_classes_inferred_from_numbers(
@@ -469,7 +471,26 @@ def test_noise_between_0_and_255_is_cut_in_the_middle_and_said(tmp_path: Path) -
     dataset = open_dataset(folder_of(tmp_path, mask))
     assert dataset.labels.names == ("background", "foreground")
     assert dataset.labels.encode(levels(0, 127, 128, 254)).tolist() == [[0, 0, 1, 1]]
-    assert any(note.startswith("SEG-D013") and "10 stray" in note.replace("254", "10") for note in dataset.notes)
+    assert any(note.startswith("SEG-D013") and "with 10 stray values" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("quality", [60, 75, 95])
+@pytest.mark.parametrize("side", [6, 11, 30])
+def test_compressed_binary_masks_are_binary(tmp_path: Path, quality: int, side: int) -> None:
+    mask = np.zeros((120, 120), np.uint8)
+    mask[21 : 21 + 3 * side, 13 : 13 + side] = 255
+    (tmp_path / "masks").mkdir()
+    save(tmp_path / "images" / "0.png", np.zeros((120, 120, 3), np.uint8))
+    Image.fromarray(mask).save(tmp_path / "masks" / "0.jpg", quality=quality)
+    labels = open_dataset(f"folder:{tmp_path}").labels
+    assert labels.names == ("background", "foreground")
+    assert np.array_equal(read_mask(tmp_path / "masks" / "0.jpg", labels).numpy(), mask // 255)
+
+
+def test_indices_with_special_values_are_not_taken_for_compression(tmp_path: Path) -> None:
+    mask = np.repeat(np.array([*range(19), 253, 254, 255], np.uint8), 20)[None]
+    mask[:, 20:200] = 0
+    assert len(open_dataset(folder_of(tmp_path, mask)).labels) == 255
 
 
 def test_many_classes_are_not_taken_for_noise(tmp_path: Path) -> None:
@@ -524,6 +545,31 @@ def test_palette_and_rgb_masks_mix(tmp_path: Path) -> None:
         assert read_mask(pairs[0].mask, dataset.labels).tolist() == [[1, 0]]
 
 
+def test_palettes_that_differ_are_read_by_colour(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, *[levels(0, 1)] * 3)
+    red, blue = [255, 0, 0], [0, 0, 128]
+    for number, colors in enumerate([red + blue, blue + red, red + blue]):
+        image = Image.fromarray(levels(0, 1))
+        image.putpalette(colors)
+        image.save(root / "masks" / f"{number}.png")
+    dataset = open_dataset(root)
+    assert dataset.labels.names == ("#000080", "#FF0000")
+    assert read_mask(root / "masks" / "0.png", dataset.labels).tolist() == [[1, 0]]
+    assert read_mask(root / "masks" / "1.png", dataset.labels).tolist() == [[0, 1]]
+    assert any("because the palettes of the masks differ" in note for note in dataset.notes)
+    (root / "classes.json").write_text('{"roof": 0, "sea": 1}')
+    assert open_dataset(root).labels.encode(levels(0, 1)).tolist() == [[0, 1]]
+
+
+def test_unused_palette_entries_may_differ(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, *[levels(0, 1)] * 2)
+    for number in range(2):
+        image = Image.fromarray(levels(0, 1))
+        image.putpalette([10, 20, 30, 40, 50, 60, number, 80, 90])
+        image.save(root / "masks" / f"{number}.png")
+    assert open_dataset(root).labels.colors == ((0, 0, 0), (128, 0, 0))
+
+
 def test_palette_of_index_masks_colours_the_classes(tmp_path: Path) -> None:
     root = folder_of(tmp_path, PATCH)
     image = Image.fromarray(PATCH)
@@ -540,12 +586,49 @@ def test_names_cover_binary_masks(tmp_path: Path) -> None:
     assert open_dataset(root).labels.encode(levels(0, 255)).tolist() == [[0, 1]]
 
 
+def test_16_bit_masks_of_two_values_are_binary(tmp_path: Path) -> None:
+    mask = np.array([[0, 65535]], np.uint16)
+    labels = open_dataset(folder_of(tmp_path, mask)).labels
+    assert labels.names == ("background", "foreground")
+    assert labels.encode(mask).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "expected"),
+    [
+        ((0, 127, 255), "sky,road,car", [0, 1, 2]),
+        ((0, 128), "sky,road", [0, 1]),
+        ((0, 128, 255), "sky,road", [0, 1, 255]),
+        ((0, 20, 40), "sky,road,car", [0, 1, 2]),
+        ((1, 2, 3), "sky,road,car", [0, 1, 2]),
+        ((1, 3, 255), "sky,road,car", [0, 2, 255]),
+        ((0, 1, 2), "sky,road,car", [0, 1, 2]),
+        ((0, 1, 2), "sky,road,void", [0, 1, 255]),
+    ],
+)
+def test_names_fall_on_the_values_that_they_can_mean(
+    tmp_path: Path, values: tuple[int, ...], names: str, expected: list[int]
+) -> None:
+    root = folder_of(tmp_path, levels(*values))
+    (root / "classes.txt").write_text(names.replace(",", "\n"))
+    labels = open_dataset(root).labels
+    assert labels.names == tuple(name for name in names.split(",") if name != "void")
+    assert labels.encode(levels(*values)).tolist() == [expected]
+
+
+def test_one_name_too_few_with_a_background_is_refused(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, levels(0, 1, 2))
+    (root / "classes.txt").write_text("_background_\nroad\n")
+    with pytest.raises(FullyconvError, match=r"SEG-D014 .*names 2 classes, background among them, .* hold 0 to 2"):
+        open_dataset(root)
+
+
 def test_one_name_too_few_makes_0_the_background(tmp_path: Path) -> None:
     root = folder_of(tmp_path, levels(0, 1, 2))
     (root / "classes.txt").write_text("001_can\n002_box\n")
     dataset = open_dataset(root)
     assert dataset.labels.names == ("background", "001_can", "002_box")
-    assert any("0 is background" in note for note in dataset.notes)
+    assert any(note.startswith("SEG-D014") and "0 is background and 1 is 001_can" in note for note in dataset.notes)
 
 
 def test_more_values_than_names_are_added_and_said(tmp_path: Path) -> None:

@@ -25,10 +25,13 @@ CLASSES_FILES = tuple(
 IGNORED_NAMES = frozenset(
     {"void", "ignore", "ignored", "unlabeled", "unlabelled", "dontcare", "dont care", "don't care"}
 )
+BACKGROUND_NAMES = frozenset({"background", "bg"})
 SURVEY_LIMIT = 500
 MOST_COLORS = 256
 MOST_NUMBERS = 1024
 LEVEL_GAP = 8
+LOWEST_TOP_LEVEL = 64
+MOST_LEVELS = 32
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Survey:
         palette: Colours of the index masks' palette, if they have one.
         examined: How many masks were read.
         total: How many there are.
+        palettes_differ: Whether an index stands for different colours in different files, so that colours were counted.
     """
 
     counts: dict[Raw, int]
     palette: tuple[Color, ...]
     examined: int
     total: int
+    palettes_differ: bool = False
 
     @property
     def coded_by_color(self) -> bool:
@@ -78,8 +83,13 @@ def evenly_spaced(items: Sequence[Item], limit: int) -> list[Item]:
     return [items[position * len(items) // count] for position in range(count)]
 
 
-def survey(masks: Sequence[Path], *, limit: int = SURVEY_LIMIT) -> Survey:
+def survey(masks: Sequence[Path], *, limit: int = SURVEY_LIMIT, trust_indices: bool = False) -> Survey:
     """What up to `limit` evenly spaced masks hold; those that cannot be decoded are left to the doctor.
+
+    Args:
+        masks: Mask files.
+        limit: How many are read.
+        trust_indices: Count indices even if every file's palette orders its colours anew.
 
     Raises:
         FullyconvError: If no mask at all can be decoded.
@@ -94,13 +104,27 @@ def survey(masks: Sequence[Path], *, limit: int = SURVEY_LIMIT) -> Survey:
             fault = error
     if not raws:
         raise fault or FullyconvError("SEG-D003", "there are no masks to look at")
-    in_color = any(isinstance(raw, tuple) for _, counts in raws for raw in counts)
+    palette = _shared_palette(raws)
+    palettes_differ = palette is None and not trust_indices
+    in_color = palettes_differ or any(isinstance(raw, tuple) for _, counts in raws for raw in counts)
     counts: Counter[Raw] = Counter()
     for path, own in raws:
         coded_alike = not in_color or isinstance(next(iter(own)), tuple)
         counts.update(own if coded_alike else count_raw(read_raw_mask(path, colors=True)))
-    palette = () if in_color else tuple(palette_colors(raws[0][0]) or ()) if raws[0][0].suffix != ".mat" else ()
-    return Survey(dict(counts), palette, len(raws), len(masks))
+    return Survey(dict(counts), () if in_color else palette or (), len(raws), len(masks), palettes_differ)
+
+
+def _shared_palette(raws: Sequence[tuple[Path, dict[Raw, int]]]) -> tuple[Color, ...] | None:
+    """The palette of index masks, empty without one; None if an index in use has another colour in another file."""
+    used: dict[Raw, Color] = {}
+    whole: tuple[Color, ...] = ()
+    for path, counts in raws:
+        palette = () if path.suffix.lower() == ".mat" else tuple(palette_colors(path) or ())
+        whole = whole or palette
+        for raw in counts if palette else ():
+            if isinstance(raw, int) and used.setdefault(raw, palette[raw]) != palette[raw]:
+                return None
+    return tuple(used.get(index, color) for index, color in enumerate(whole))
 
 
 def without_grey_channels(raw: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -128,7 +152,8 @@ def labels_of(masks: Sequence[Path], classes_file: Path | None) -> tuple[LabelSe
     listed = read_classes(classes_file)
     if isinstance(listed, LabelSet):
         return listed, ()
-    return fit(listed, survey(masks), classes_file)
+    indices_told = all(entry.value is not None for entry in listed)
+    return fit(listed, survey(masks, trust_indices=indices_told), classes_file)
 
 
 def fit(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[LabelSet, tuple[str, ...]]:
@@ -144,7 +169,7 @@ def fit(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[LabelSet
 def infer(found: Survey) -> tuple[LabelSet, tuple[str, ...]]:
     """The label set of masks of which nothing is known but their content.
 
-    0 and 255, also smoothed, are background and foreground. Small numbers are class indices, with 255 ignored. Numbers
+    0 and 255, also smoothed, or 0 and 65535 are background and foreground. Small numbers are class indices, with 255 ignored. Numbers
     at wide steps, such as 0, 127, 255, are one class each, and so is each colour.
 
     Raises:
@@ -157,19 +182,18 @@ def infer(found: Survey) -> tuple[LabelSet, tuple[str, ...]]:
     )
     if found.coded_by_color:
         labels, notes = _colors_found(found, {})
-        return labels, (f"the {len(labels)} classes are the colours of the masks, {where}", *notes)
+        reason = ", because the palettes of the masks differ" if found.palettes_differ else ""
+        return labels, (f"the {len(labels)} classes are the colours of the masks, {where}{reason}", *notes)
     numbers = found.numbers
-    if set(numbers) <= {0, 1, 255} and len(numbers) <= 2:
+    if _is_binary(found) or (set(numbers) <= {0, 1, 255} and len(numbers) <= 2):
         return _binary(found, ("background", "foreground"))
-    if is_noisy_binary(found):
-        return _binary(found, ("background", "foreground"))
-    _refuse_pictures(found)
     if _are_levels(numbers):
         table = tuple((value, index) for index, value in enumerate(numbers))
         labels = LabelSet(tuple(f"value {value}" for value in numbers), table=table)
         return labels, (
             f"the masks hold {', '.join(map(str, numbers))}, {where}: each is a class, and none is ignored",
         )
+    _refuse_pictures(found)
     highest = max(value for value in numbers if value != 255) if numbers != [255] else 0
     labels = LabelSet(tuple(f"class {index}" for index in range(highest + 1)), _palette_for(found, highest + 1))
     ignored = "; 255 is ignored" if 255 in numbers else ""
@@ -177,26 +201,51 @@ def infer(found: Survey) -> tuple[LabelSet, tuple[str, ...]]:
 
 
 def is_noisy_binary(found: Survey) -> bool:
-    """Whether masks are 0 and 255 with resampling or compression noise between: both ends hold nearly all pixels, and
-    the middle holds stray values that no class explains."""
-    if found.coded_by_color:
+    """Whether masks are 0 and 255 with stray values that resampling or compression left, and that no class explains."""
+    if found.coded_by_color or found.numbers[-1] > 255 or not {0, 255} <= found.counts.keys():
         return False
+    return _is_smoothed_binary(found) or _is_compressed_binary(found)
+
+
+def _is_smoothed_binary(found: Survey) -> bool:
+    """Whether both ends hold nearly all pixels, and the middle stray values."""
     middle = [value for value in found.numbers if 64 <= value < 192]
     upper = [value for value in found.numbers if 192 <= value < 255]
-    if len(middle) < 3 or not upper or found.numbers[-1] > 255 or not {0, 255} <= found.counts.keys():
+    if len(middle) < 3 or not upper:
         return False
     typical = sum(found.counts[value] for value in middle) / len(middle)
     ends = found.share(0, 31) + found.share(224, 255)
     return ends >= 0.9 and found.share(0, 0) + found.share(255, 255) >= 0.6 and found.counts[255] >= 5 * typical
 
 
+def _is_compressed_binary(found: Survey) -> bool:
+    """Whether values swing about as far above 0 as below 255 and leave the middle all but empty, as JPEG's do: 52 levels
+    at quality 60, 7 at quality 95.
+
+    Indices with 255 ignored swing around 0 alone.
+    """
+    above = {value: found.counts[value] for value in found.numbers if 0 < value < 64}
+    below = {255 - value: found.counts[value] for value in found.numbers if 191 < value < 255}
+    if min(len(above), len(below)) < 2 or found.share(64, 191) > 0.05:
+        return False
+    near, far = sorted((max(above), max(below)))
+    ends = ((found.counts[0], above), (found.counts[255], below))
+    return far <= 3 * near and all(end * len(swing) >= 2 * sum(swing.values()) for end, swing in ends)
+
+
+def _is_binary(found: Survey) -> bool:
+    """Whether the masks hold 0 and the highest value of 8 or 16 bits, and at most noise between."""
+    return set(found.numbers) in ({255}, {0, 255}, {0, 65535}) or is_noisy_binary(found)
+
+
 def _binary(found: Survey, names: tuple[str, str]) -> tuple[LabelSet, tuple[str, ...]]:
     numbers = found.numbers
     if set(numbers) <= {0, 1}:
         return LabelSet(names), ()
-    if set(numbers) <= {0, 255}:
-        return LabelSet(names, table=((0, 0), (255, 1))), (
-            f"the masks hold 0 and 255: 0 is {names[0]}, 255 is {names[1]}",
+    if set(numbers) <= {0, 255} or numbers == [0, 65535]:
+        top = numbers[-1]
+        return LabelSet(names, table=((0, 0), (top, 1))), (
+            f"the masks hold 0 and {top}: 0 is {names[0]}, {top} is {names[1]}",
         )
     if set(numbers) <= {1, 255}:
         return LabelSet(names), ("255 is ignored",)
@@ -204,7 +253,7 @@ def _binary(found: Survey, names: tuple[str, str]) -> tuple[LabelSet, tuple[str,
     between = 1 - found.share(0, 0) - found.share(255, 255)
     return LabelSet(names, table=table), (
         f"SEG-D013  the masks are 0 and 255 with {len(numbers) - 2} stray values between, in {between:.2%} of the "
-        f"pixels, as smoothing leaves them: below 128 is {names[0]}, from 128 on {names[1]}; "
+        f"pixels, as smoothing or JPEG compression leaves them: below 128 is {names[0]}, from 128 on {names[1]}; "
         "fullyconv check DATA --fix DIR writes a clean copy",
     )
 
@@ -226,9 +275,12 @@ def _refuse_pictures(found: Survey) -> None:
 
 
 def _are_levels(numbers: Sequence[int]) -> bool:
-    """Whether classes are grey levels at wide steps, such as 0, 127, 255, and not indices from 0 up."""
-    steps = np.diff(numbers)
-    return len(numbers) > 1 and numbers[-1] >= 128 and bool((steps >= LEVEL_GAP).all()) and numbers != [0, 255]
+    """Whether classes are a few grey levels at wide steps, such as 0, 127, 255, and not indices from 0 up."""
+    return numbers[-1] >= LOWEST_TOP_LEVEL and len(numbers) <= MOST_LEVELS and _lie_apart(numbers)
+
+
+def _lie_apart(numbers: Sequence[int]) -> bool:
+    return len(numbers) > 1 and bool((np.diff(numbers) >= LEVEL_GAP).all())
 
 
 def _palette_for(found: Survey, count: int) -> tuple[Color, ...]:
@@ -269,15 +321,26 @@ def _fit_names(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[L
     """Names in order, for masks of numbers. Colours beside the names are for show."""
     names = [entry.name for entry in entries]
     numbers = found.numbers
-    binary = 255 in numbers and (set(numbers) <= {0, 255} or is_noisy_binary(found))
-    if binary and len(names) <= 2:
+    if _is_binary(found) and len(names) <= 2:
         both = (names[0], names[1]) if len(names) == 2 else ("background", names[0])
         return _binary(found, both)
-    highest = max((value for value in numbers if value != 255), default=0)
+    values = [value for value in numbers if value != 255]
+    levels = next((some for some in (numbers, values) if len(some) == len(names) and _lie_apart(some)), None)
+    if levels is not None:
+        labels, more = _build(entries, levels, source)
+        told = ", ".join(f"{value} is {name}" for value, name in zip(levels[:4], names, strict=False))
+        return labels, (f"the masks hold as many values as {source} has names: {told}", *more)
+    highest = max(values, default=0)
+    if highest == len(names) and 0 not in numbers:
+        labels, more = _build(entries, range(1, len(entries) + 1), source)
+        return labels, (f"the masks hold 1 to {highest}: 1 is {names[0]}, the first name in {source}", *more)
     notes = []
-    if highest == len(names) and 0 in numbers:
-        entries = [Entry("background"), *entries]
-        notes.append(f"{source} names {len(names)} classes and the masks hold 0 to {highest}: 0 is background")
+    if highest == len(names):
+        entries = _with_background(entries, source)
+        notes.append(
+            f"SEG-D014  {source} names {len(names)} classes, one fewer than the masks have values, 0 to {highest}: it "
+            f"was supposed that 0 is background and 1 is {names[0]}; if 0 is {names[0]}, add a last line void"
+        )
     elif highest >= len(names):
         _refuse_pictures(found)
         entries = [*entries, *(Entry(f"class {index}") for index in range(len(names), highest + 1))]
@@ -287,6 +350,17 @@ def _fit_names(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[L
         )
     labels, more = _build(entries, list(range(len(entries))), source)
     return labels, (*notes, *more)
+
+
+def _with_background(entries: Sequence[Entry], source: Path) -> list[Entry]:
+    """The entries after one for the background, unless they have it already."""
+    if any(entry.name.strip(" _").lower() in BACKGROUND_NAMES for entry in entries):
+        raise FullyconvError(
+            "SEG-D014",
+            f"{source} names {len(entries)} classes, background among them, but the masks hold 0 to {len(entries)}; "
+            f"write a name for {len(entries)} as well, void if it is to be ignored",
+        )
+    return [Entry("background"), *entries]
 
 
 def _build(

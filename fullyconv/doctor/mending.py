@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.datasets import Dataset
+from fullyconv.datasets.classes import LEVEL_GAP
 from fullyconv.doctor.observation import Observation, observe
 from fullyconv.errors import FullyconvError
 from fullyconv.images import TURNS, read_mask, write_mask
@@ -22,7 +23,6 @@ Array = np.ndarray[Any, Any]
 
 MANY_STRAYS = 16
 SMALL_SHARE = 0.2
-LEVEL_GAP = 8
 
 
 def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
