@@ -104,6 +104,8 @@ def test_camvid_reads_lists_of_another_machine(tmp_path: Path) -> None:
 def test_listed_files_that_are_missing_stay_in_the_split(tmp_path: Path) -> None:
     save_pairs(tmp_path, "train/{}.png", "trainannot/{}.png", "a")
     (tmp_path / "train.txt").write_text("train/a.png trainannot/a.png\ntrain/gone.png trainannot/gone.png\n")
+    (tmp_path / "val").mkdir()
+    save(tmp_path / "val" / "b.png")
     assert not open_dataset(tmp_path).pairs("train")[1].image.exists()
 
 
@@ -122,6 +124,37 @@ def test_voc_is_found_from_any_level(tmp_path: Path, home: str) -> None:
     assert names_of(dataset, "train") == ["b", "a"]
     assert dataset.pairs("test")[0].mask is None
     assert dataset.labels.names[15] == "person"
+
+
+def test_labelme_export_keeps_its_own_classes(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png")
+    save_pairs(tmp_path, "SegmentationClassVisualization/{}.jpg", "SegmentationObject/{}.png")
+    (tmp_path / "class_names.txt").write_text("_background_\ncat\ndog\n")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.labels.names) == ("folder", ("_background_", "cat", "dog"))
+    assert files(dataset) == {f"JPEGImages/{name}.jpg": f"SegmentationClass/{name}.png" for name in "abcde"}
+    assert dataset.unpaired == ()
+
+
+def test_cvat_export_keeps_its_own_classes_and_can_be_trained_on(tmp_path: Path) -> None:
+    colors = np.array([[[0, 0, 0], [250, 50, 83]]], np.uint8)
+    save_pairs(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", pixels=colors)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "default.txt").write_text("a\nb\nc\nd\ne\n")
+    map_file = tmp_path / "labelmap.txt"
+    map_file.write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\nwall:250,50,83::\n")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, dataset.labels.names) == ("folder", ("background", "wall"))
+    assert len(dataset.pairs("train")) + len(dataset.pairs("val")) == 5
+    map_file.unlink()
+    assert list(open_dataset(tmp_path).splits) == ["train", "val"]
+
+
+def test_own_classes_beside_camvid_folders_are_kept(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "train/{}.png", "trainannot/{}.png", "ab")
+    (tmp_path / "class_names.txt").write_text("ground\nroad\ncar\n")
+    assert open_dataset(tmp_path).labels.names == ("ground", "road", "car")
 
 
 def test_sbd_reads_mat_files(tmp_path: Path) -> None:
@@ -202,6 +235,13 @@ def test_manifest_jsonl_without_splits_is_split(tmp_path: Path) -> None:
     assert dataset.layout == "manifest"
     assert sorted(names_of(dataset, "train") + names_of(dataset, "val")) == ["a", "b", "c"]
     assert "no val split" in dataset.notes[0]
+
+
+@pytest.mark.parametrize(("line", "told"), [("[1, 2]", "line 2 is no object"), ("{", "line 2: Expecting")])
+def test_manifest_line_that_is_no_object_is_named(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "list.jsonl").write_text('{"image": "a.jpg", "mask": "a.png"}\n' + line)
+    with pytest.raises(FullyconvError, match=f"SEG-D006 .*list\\.jsonl cannot be read: {told}"):
+        open_dataset(tmp_path / "list.jsonl")
 
 
 def test_manifest_names_differ_and_stay_below_a_copy(tmp_path: Path) -> None:
@@ -372,13 +412,13 @@ def test_unlabelled_test_images_are_a_split(tmp_path: Path) -> None:
 
 
 def test_split_by_name_is_stable_and_about_a_fifth() -> None:
-    pairs = [Pair(f"{number:04}", Path("x"), None) for number in range(1000)]
-    splits = split_by_name(pairs)
+    pairs = [Pair(f"{number:04}", Path(f"x/{number:04}.jpg"), None) for number in range(1000)]
+    splits = split_by_name(pairs, Path())
     assert 160 < len(splits["val"]) < 240
     assert not set(splits["train"]) & set(splits["val"])
-    fewer = split_by_name(pairs[:500])
+    fewer = split_by_name(pairs[:500], Path())
     assert set(fewer["val"]) == set(splits["val"]) & set(pairs[:500])
-    assert [len(split_by_name(pairs[:2])[split]) for split in ("train", "val")] == [1, 1]
+    assert [len(split_by_name(pairs[:2], Path())[split]) for split in ("train", "val")] == [1, 1]
 
 
 def test_missing_val_is_taken_from_train_and_said(tmp_path: Path) -> None:
@@ -388,6 +428,24 @@ def test_missing_val_is_taken_from_train_and_said(tmp_path: Path) -> None:
     assert len(dataset.pairs("train")) + len(dataset.pairs("val")) == 10
     assert names_of(dataset, "test") == ["z"]
     assert any("there is no val split" in note and "of 10 pairs" in note for note in dataset.notes)
+
+
+def test_another_folder_moves_no_pair_to_another_split(tmp_path: Path) -> None:
+    names = [f"{number:02}" for number in range(20)]
+    save_pairs(tmp_path, "north/images/{}.jpg", "north/masks/{}.png", names)
+    before = {pair.image for pair in open_dataset(tmp_path).pairs("val")}
+    save_pairs(tmp_path, "south/images/{}.jpg", "south/masks/{}.png", names)
+    after = {pair.image for pair in open_dataset(tmp_path).pairs("val")}
+    assert {image for image in after if "north" in image.parts} == before
+
+
+@pytest.mark.parametrize(("image", "mask"), [("JPEGImages", "SegmentationClass"), ("img", "cls"), ("train", "trainannot")])
+def test_known_layout_without_val_takes_it_from_train(tmp_path: Path, image: str, mask: str) -> None:
+    save_pairs(tmp_path, f"{image}/{{}}.png", f"{mask}/{{}}.png")
+    dataset = open_dataset(tmp_path)
+    assert dataset.layout in {"voc", "sbd", "camvid"}
+    assert len(dataset.pairs("train")) + len(dataset.pairs("val")) == 5
+    assert "there is no val split" in dataset.notes[-1]
 
 
 def test_lists_decide_splits(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Data sets on disk: one small file per layout, and the one door that opens them all."""
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, sbd, voc
-from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest
+from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest, with_val
 from fullyconv.errors import FullyconvError
 
 __all__ = ["LAYOUTS", "Dataset", "Layout", "Pair", "open_dataset"]
@@ -40,11 +41,16 @@ def open_dataset(data: str | Path | Dataset) -> Dataset:
     if options:
         return folder.read(path, images=options.get("images"), masks=options.get("masks"))
     if name:
-        return LAYOUTS[name].read(path)
+        return _with_val(LAYOUTS[name].read(path))
     for layout in LAYOUTS.values():
         if layout.recognise(path):
-            return layout.read(path)
+            return _with_val(layout.read(path))
     raise _unrecognised(path)
+
+
+def _with_val(dataset: Dataset) -> Dataset:
+    splits, notes = with_val(dataset.splits, dataset.root)
+    return replace(dataset, splits=splits, notes=(*dataset.notes, *notes))
 
 
 def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fullyconv.datasets.classes import find_classes_file
 from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in, name_in, read_list
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
@@ -30,7 +31,7 @@ LABELS = LabelSet(
 
 def recognise(root: Path) -> bool:
     """Whether there are train/ and trainannot/, or the like for val, and no classes of the user's own."""
-    own_classes = any((root / name).is_file() for name in ("classes.json", "classes.txt"))
+    own_classes = find_classes_file([root]) is not None
     return not own_classes and any((root / f"{split}annot").is_dir() and (root / split).is_dir() for split in SPLITS)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, count
@@ -160,22 +160,38 @@ def name_in(entry: str) -> str:
     return stem if suffix.lower() in MASK_SUFFIXES else name
 
 
-def split_by_name(pairs: Sequence[Pair]) -> dict[str, tuple[Pair, ...]]:
-    """Training and validation pairs, 80 to 20, decided by a hash of each name: the same on every machine, and adding
-    pairs moves none of the others. At least one pair goes to each side, if there are two."""
-    ranked = sorted(pairs, key=lambda pair: _hash(pair.name))
-    count = sum(_hash(pair.name) < VAL_SHARE for pair in ranked)
-    count = min(max(count, 1), len(ranked) - 1)
-    chosen = {pair.name for pair in ranked[:count]}
+def with_val(splits: Mapping[str, tuple[Pair, ...]], root: Path) -> tuple[dict[str, tuple[Pair, ...]], list[str]]:
+    """The splits, val taken from train if there is none, and a note if it was."""
+    train = splits.get("train", ())
+    if "val" in splits or len(train) < 2:
+        return dict(splits), []
+    both = split_by_name(train, root)
+    note = (
+        f"there is no val split: {len(both['val'])} of {len(train)} pairs were taken from train, by a hash of their "
+        "paths, the same every time"
+    )
+    return {**both, **{split: pairs for split, pairs in splits.items() if split != "train"}}, [note]
+
+
+def split_by_name(pairs: Sequence[Pair], root: Path) -> dict[str, tuple[Pair, ...]]:
+    """Training and validation pairs, 80 to 20, decided by a hash of each image's path from the root: the same on every
+    machine, and adding pairs moves none of the others. At least one pair goes to each side, if there are two."""
+    hashes = {pair: _hash(pair, root) for pair in pairs}
+    ranked = sorted(pairs, key=lambda pair: hashes[pair])
+    number = sum(value < VAL_SHARE for value in hashes.values())
+    chosen = set(ranked[: min(max(number, 1), len(ranked) - 1)])
     return {
-        "train": tuple(pair for pair in pairs if pair.name not in chosen),
-        "val": tuple(pair for pair in pairs if pair.name in chosen),
+        "train": tuple(pair for pair in pairs if pair not in chosen),
+        "val": tuple(pair for pair in pairs if pair in chosen),
     }
 
 
-def _hash(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7]) / 2**56
+def _hash(pair: Pair, root: Path) -> float:
+    """A number in [0, 1) that depends on where the image is below the root, or else on the pair's name, and not on its
+    format."""
+    inside = pair.image.is_relative_to(root)
+    path = pair.image.relative_to(root).with_suffix("").as_posix() if inside else pair.name
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:7]) / 2**56
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

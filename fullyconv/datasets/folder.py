@@ -19,7 +19,7 @@ from fullyconv.datasets.dataset import (
     name_in,
     nearest,
     read_list,
-    split_by_name,
+    with_val,
 )
 from fullyconv.errors import FullyconvError
 from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
@@ -54,7 +54,10 @@ MASK_WORDS = {
 }
 PREFERENCE = tuple(dict.fromkeys(MASK_WORDS.values()))
 IMAGE_NAMES = "color colour im image images img imgs input inputs original photo photos picture pictures rgb sat"
-OTHER_NAMES = "depth disparity edge edges heatmap inst instance instanceids instances meta object overlay overlays vis"
+OTHER_NAMES = (
+    "depth disparity edge edges heatmap inst instance instanceids instances meta object overlay overlays vis "
+    "visualization visualizations viz"
+)
 FORMAT_NAMES = "1st 2nd bmp class dir files gif ground jpeg jpg png semantic tif tiff"
 IMAGE_WORDS = frozenset(IMAGE_NAMES.split())
 OTHER_WORDS = frozenset(OTHER_NAMES.split())
@@ -374,21 +377,15 @@ def _splits(
         for pair, split in zip(pairs, named, strict=True):
             members.setdefault(split or "train", []).append(pair)
         splits = {split: distinct(of_split) for split, of_split in members.items() if of_split}
-    if "val" not in splits and len(splits.get("train", ())) > 1:
-        both = split_by_name(splits["train"])
-        splits = {**both, **{split: of_split for split, of_split in splits.items() if split != "train"}}
-        notes.append(
-            f"there is no val split: {len(both['val'])} of {len(both['train'] + both['val'])} pairs were taken "
-            "from train, by a hash of their names, the same every time"
-        )
-    return splits, notes
+    splits, more = with_val(splits, root)
+    return splits, [*notes, *more]
 
 
 def _lists(root: Path) -> dict[str, Path]:
     """List files named after splits, in the first folder that has any."""
     for folder in LIST_FOLDERS:
-        candidates = {word: root / folder / f"{word}.txt" for word in SPLIT_WORDS}
-        found = {SPLIT_WORDS[word]: path for word, path in candidates.items() if path.is_file()}
+        files = {path.stem.lower(): path for path in sorted((root / folder).glob("*.txt"))}
+        found = {split: files[word] for word, split in SPLIT_WORDS.items() if word in files}
         if found:
             return {split: found[split] for split in SPLITS if split in found}
     return {}

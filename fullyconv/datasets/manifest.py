@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.datasets.classes import find_classes_file, labels_of
-from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, distinct, split_by_name
+from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, distinct, with_val
 from fullyconv.errors import FullyconvError
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
@@ -32,10 +32,7 @@ def read(root: Path) -> Dataset:
         split = str(row.get("split") or "train").strip()
         members.setdefault(SPLIT_WORDS.get(split.lower(), split), []).append(pair)
     splits = {split: distinct(of_split) for split, of_split in members.items() if of_split}
-    notes: tuple[str, ...] = ()
-    if "val" not in splits and len(splits.get("train", ())) > 1:
-        splits = {**splits, **split_by_name(splits["train"])}
-        notes = (f"there is no val split: {len(splits['val'])} pairs were taken from train, by a hash of their names",)
+    splits, notes = with_val(splits, file.parent)
     masks = [pair.mask for pairs in splits.values() for pair in pairs if pair.mask is not None and pair.mask.is_file()]
     if not masks:
         missing = next((pair.mask for pairs in splits.values() for pair in pairs if pair.mask), None)
@@ -56,7 +53,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() in {".jsonl", ".ndjson"}:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [_object(line, number) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
         else:
             lines = [line for line in text.splitlines() if line.strip()]
             rows = list(csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
@@ -65,6 +62,16 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     if not rows:
         raise FullyconvError("SEG-D006", f"{file} lists no pairs; expected the columns image and mask")
     return [{str(key).strip().lower(): value for key, value in row.items()} for row in rows]
+
+
+def _object(line: str, number: int) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f'line {number} is no object; write {{"image": "a.jpg", "mask": "a.png"}}')
+    return values
 
 
 def _pair(file: Path, number: int, row: dict[str, Any]) -> Pair:

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+from fullyconv.datasets.classes import find_classes_file
 from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in, name_in, read_list
 from fullyconv.datasets.voc import LABELS
 from fullyconv.errors import FullyconvError
 
 
 def recognise(root: Path) -> bool:
-    """Whether the folder, its dataset/ or its benchmark_RELEASE/dataset/ holds img/ and cls/."""
-    return _home(root) is not None
+    """Whether the folder, its dataset/ or its benchmark_RELEASE/dataset/ holds img/ and cls/, and no classes of the
+    user's own."""
+    home = _home(root)
+    return home is not None and find_classes_file([root, home]) is None
 
 
 def read(root: Path) -> Dataset:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from fullyconv.datasets.classes import find_classes_file
 from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in, name_in, read_list
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
@@ -16,8 +17,10 @@ LABELS = LabelSet(tuple(NAMES.split()))
 
 
 def recognise(root: Path) -> bool:
-    """Whether the folder, its VOC2012/ or its VOCdevkit/VOC2012/ holds JPEGImages/ and SegmentationClass/."""
-    return bool(_years(root))
+    """Whether the folder, its VOC2012/ or its VOCdevkit/VOC2012/ holds JPEGImages/ and SegmentationClass/, and no
+    classes of the user's own, as labelme's and CVAT's exports do."""
+    years = _years(root)
+    return bool(years) and find_classes_file([root, *years]) is None
 
 
 def read(root: Path) -> Dataset:
@@ -28,7 +31,7 @@ def read(root: Path) -> Dataset:
     year = years[-1]
     images = {path.stem: path for path in files_in(year / "JPEGImages")}
     masks = masks_in(year / "SegmentationClass")
-    lists = {path.stem: path for path in sorted((year / "ImageSets" / "Segmentation").glob("*.txt"))}
+    lists = _lists(year)
     notes = [] if len(years) == 1 else [f"{len(years)} years were found, and {year.name} was read"]
     names = {split: [name_in(entry[0]) for entry in read_list(lists[split])] for split in _order(lists)}
     if not names:
@@ -54,6 +57,13 @@ def _years(root: Path) -> list[Path]:
     return [
         folder for folder in folders if all((folder / part).is_dir() for part in ("JPEGImages", "SegmentationClass"))
     ]
+
+
+def _lists(year: Path) -> dict[str, Path]:
+    """The list files by split; CVAT, where it knows no splits, writes one named default."""
+    files = sorted((year / "ImageSets" / "Segmentation").glob("*.txt"))
+    lists = {path.stem: path for path in files}
+    return {"train": lists["default"]} if list(lists) == ["default"] else lists
 
 
 def _order(lists: Iterable[str]) -> list[str]:
