@@ -341,6 +341,38 @@ def test_folder_finds_splits_in_either_order(
     }
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"), [("2020_01_{}.jpg", "2021_01_{}.png"), ("{}_t1.jpg", "{}_t2.png"), ("scene01-{}.jpg", "x-{}.png")]
+)
+def test_numbers_that_all_names_share_tell_them_apart(tmp_path: Path, image: str, mask: str) -> None:
+    save_pairs(tmp_path, f"images/{image}", f"masks/{mask}")
+    with pytest.raises(FullyconvError, match="SEG-D003"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "told"),
+    [
+        ("images/img_{}.jpg", "masks/cut_{}.png", "paired by name without 'img_' / 'cut_': images/img_a.jpg with"),
+        ("images/{}.jpg", "masks/{}_mask.png", "paired by name without words such as mask and train: images/a.jpg"),
+        ("images/x/{}.jpg", "masks/y/{}.png", "paired by name whatever the folder: images/x/a.jpg with masks/y/a.png"),
+    ],
+)
+def test_what_pairing_left_out_of_names_is_said(tmp_path: Path, image: str, mask: str, told: str) -> None:
+    save_pairs(tmp_path, image, mask)
+    assert any(note.startswith(told) for note in open_dataset(tmp_path).notes)
+
+
+def test_spaces_and_letters_of_all_scripts_may_stand_in_paths(tmp_path: Path) -> None:
+    root = tmp_path / "Straßen 道路"
+    save_pairs(root, "images/été {} é.jpg", "masks/été {} é.png")
+    (root / "train.txt").write_text("été a é\nimages/été b é.jpg\nété c é.jpg\n", encoding="utf-8")
+    (root / "val.txt").write_text("été d é\n", encoding="utf-8")
+    dataset = open_dataset(root)
+    assert names_of(dataset, "train") == [f"été {name} é" for name in "abc"]
+    assert all(pair.image.is_file() for pair in dataset.pairs("train"))
+
+
 def test_folder_keeps_names_apart_that_repeat(tmp_path: Path) -> None:
     for tile in ("Tile 1", "Tile 2"):
         save_pairs(tmp_path, f"set/{tile}/images/{{}}.jpg", f"set/{tile}/masks/{{}}.png", "ab")

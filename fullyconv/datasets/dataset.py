@@ -194,6 +194,23 @@ def _hash(pair: Pair, root: Path) -> float:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:7]) / 2**56
 
 
+def shared_ends(stems: Sequence[str]) -> tuple[str, str]:
+    """The words with which all stems begin and with which they end, such as `img_` and `_leftImg8bit`; empty for one.
+
+    A part that begins or ends in a digit is a number and no word, even where all stems share it: 2020_01 and 2021_01
+    are different things.
+    """
+    if len(stems) < 2:
+        return "", ""
+    return _shared_words(stems), _shared_words([stem[::-1] for stem in stems])[::-1]
+
+
+def _shared_words(stems: Sequence[str]) -> str:
+    """What all stems begin with, as far as it is words, each with the sign after it."""
+    words = re.match(r"(?:(?!\d)[^_\-. ]*(?<!\d)[_\-. ])*", os.path.commonprefix(stems))
+    return words.group() if words else ""
+
+
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The most similar of the names; None if none resembles it."""
     by_lower = {other.lower(): other for other in names}

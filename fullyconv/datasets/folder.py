@@ -19,6 +19,7 @@ from fullyconv.datasets.dataset import (
     name_in,
     nearest,
     read_list,
+    shared_ends,
     with_val,
 )
 from fullyconv.errors import FullyconvError
@@ -107,12 +108,13 @@ def read(root: Path, *, images: str | None = None, masks: str | None = None) -> 
     if images is None and masks is None:
         found = [_look(path) for path in paths]
         chosen_images, chosen_masks = _roles(found)
-        pairs, unpaired = _match(chosen_images, chosen_masks)
+        pairs, unpaired, told = _match(chosen_images, chosen_masks)
     elif images is None or masks is None:
         raise FullyconvError("SEG-D003", "give both templates, images and masks: folder:PATH?images=...&masks=...")
     else:
         chosen_images, chosen_masks = _by_template(paths, images, "image"), _by_template(paths, masks, "mask")
         pairs, unpaired = _match_groups(chosen_images, chosen_masks)
+        told = []
     if not pairs:
         raise _nothing_paired(root, chosen_images, chosen_masks)
     named = _named(root, pairs)
@@ -122,7 +124,7 @@ def read(root: Path, *, images: str | None = None, masks: str | None = None) -> 
     files = [pair.mask for split in splits.values() for pair in split if pair.mask is not None and pair.mask.is_file()]
     labels, more = labels_of(files, find_classes_file(_folders_above(root, files)))
     left = tuple(root / one.path for one in unpaired if root / one.path not in unlabelled)
-    return Dataset("folder", root, labels, splits, (*notes, *more, *_told_unpaired(root, left)), left)
+    return Dataset("folder", root, labels, splits, (*notes, *more, *told, *_told_unpaired(root, left)), left)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -210,28 +212,48 @@ def _twins(pictures: Sequence[Found]) -> tuple[list[Found], list[Found]]:
     return images, [one for both in twins for one in both if one not in photographs]
 
 
-def _match(images: Sequence[Found], masks: Sequence[Found]) -> tuple[list[tuple[Found, Found]], list[Found]]:
-    """Pairs by the kind of mask, and by the reading of names, that pairs most; and what is left over."""
-    kinds = sorted({mask.kind for mask in masks}, key=lambda kind: PREFERENCE.index(kind) if kind in PREFERENCE else 99)
-    best: list[tuple[Found, Found]] = []
-    best_kind = kinds[0] if kinds else ""
-    for kind in kinds:
-        of_kind = [mask for mask in masks if mask.kind == kind]
-        for image_key, mask_key in _readings(images, of_kind):
-            pairs = _match_by(images, of_kind, image_key, mask_key)
-            if len(pairs) > len(best):
-                best, best_kind = pairs, kind
-            if len(best) == len(images):
-                return best, _left_over(images, [mask for mask in masks if mask.kind == best_kind], best)
-    return best, _left_over(images, [mask for mask in masks if mask.kind == best_kind], best)
-
-
 Key = Callable[[Found], tuple[str, ...]]
 
 
-def _readings(images: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Key, Key]]:
+@dataclass(frozen=True)
+class Reading:
+    """A way to read from file names which image and mask belong together: where their keys agree.
+
+    Args:
+        image: The key of an image.
+        mask: The key of a mask.
+        told: What the keys leave out, for the user; empty if that is nothing.
+    """
+
+    image: Key
+    mask: Key
+    told: str = ""
+
+
+def _match(images: Sequence[Found], masks: Sequence[Found]) -> tuple[list[tuple[Found, Found]], list[Found], list[str]]:
+    """Pairs by the kind of mask, and by the reading of names, that pairs most; what is left over; and a note on the
+    reading if it left out anything."""
+    kinds = sorted({mask.kind for mask in masks}, key=lambda kind: PREFERENCE.index(kind) if kind in PREFERENCE else 99)
+    best: list[tuple[Found, Found]] = []
+    best_kind, told = kinds[0] if kinds else "", ""
+    for kind in kinds:
+        of_kind = [mask for mask in masks if mask.kind == kind]
+        for reading in _readings(images, of_kind):
+            pairs = _match_by(images, of_kind, reading.image, reading.mask)
+            if len(pairs) > len(best):
+                best, best_kind, told = pairs, kind, reading.told
+        if len(best) == len(images):
+            break
+    left = _left_over(images, [mask for mask in masks if mask.kind == best_kind], best)
+    if not told:
+        return best, left, []
+    image, mask = best[0]
+    return best, left, [f"paired by name {told}: {image.path.as_posix()} with {mask.path.as_posix()}"]
+
+
+def _readings(images: Sequence[Found], masks: Sequence[Found]) -> list[Reading]:
     """Ways to read a key from names, the strictest first."""
-    image_ends, mask_ends = _common_ends(images), _common_ends(masks)
+    image_ends, mask_ends = (shared_ends([one.path.stem for one in found]) for found in (images, masks))
 
     def whole(one: Found) -> tuple[str, ...]:
         return (*one.group, one.path.stem)
@@ -251,7 +273,19 @@ def _readings(images: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Key
     def bare_only(one: Found) -> tuple[str, ...]:
         return (_bare(one.path.stem),)
 
-    return [(whole, whole), (bare, bare), (image_core, mask_core), (stem_only, stem_only), (bare_only, bare_only)]
+    role_words = "without words such as mask and train"
+    return [
+        Reading(whole, whole),
+        Reading(bare, bare, role_words),
+        Reading(image_core, mask_core, f"without {_quoted(image_ends)} / {_quoted(mask_ends)}"),
+        Reading(stem_only, stem_only, "whatever the folder"),
+        Reading(bare_only, bare_only, f"whatever the folder, {role_words}"),
+    ]
+
+
+def _quoted(ends: tuple[str, str]) -> str:
+    """Ends as people read them: 'img_', or 'img_' and '_x', or nothing."""
+    return " and ".join(repr(end) for end in ends if end) or "nothing"
 
 
 def _bare(stem: str) -> str:
@@ -267,17 +301,6 @@ def _bare(stem: str) -> str:
     while len(parts) > 1 and tells(parts[0]):
         parts.pop(0)
     return "_".join(parts)
-
-
-def _common_ends(found: Sequence[Found]) -> tuple[str, str]:
-    """The beginning and the end that all stems share, cut at a sign such as _ so that numbers stay whole."""
-    stems = [one.path.stem for one in found]
-    if len(stems) < 2:
-        return "", ""
-    first, backwards = stems[0], [stem[::-1] for stem in stems]
-    start = re.match(r".*[_\-. ]|", first[: _shared(stems)])
-    end = re.match(r".*[_\-. ]|", backwards[0][: _shared(backwards)])
-    return (start.group() if start else ""), (end.group()[::-1] if end else "")
 
 
 def _shared(sequences: Sequence[Sequence[str]]) -> int:
