@@ -207,6 +207,12 @@ FAULTS: dict[str, Fault] = {
         "A report replaces an earlier report as a whole; anything else in the folder would be lost.",
         "Give `--out` a new folder.",
     ),
+    "SEG-E008": Fault(
+        "Predictions can be read in two ways",
+        "Every number in the predicted masks is both a class index, 0 to K - 1, and a raw value of the data set's masks, "
+        "and the two do not mean the same class.",
+        "Say which it is: `--coding index` or `--coding raw`.",
+    ),
     # M: models and model folders
     "SEG-M001": Fault(
         "Unknown model",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -225,6 +225,7 @@ def score(
     truth: str | Path,
     *,
     data: str | Path | Dataset | None = None,
+    coding: Literal["auto", "index", "raw"] = "auto",
     out: str | Path | None = None,
 ) -> Report:
     """Scores a folder of predicted masks, from any tool, against a folder of true masks with the same names.
@@ -236,6 +237,7 @@ def score(
         truth: Folder of masks.
         data: A dataset (a path, or LAYOUT:PATH) whose classes TRUTH has; if left out, a classes file in or beside TRUTH
             names them, or they are inferred from its masks.
+        coding: Whether numbers in predictions are class indices or the dataset's own raw values; auto finds out.
         out: Folder for the report: tables, charts, the worst images. An earlier report there is replaced.
 
     Example:
@@ -249,7 +251,9 @@ def score(
         labels, notes = labels_of([true for _, true in pairs], find_classes_file((truth, truth.parent)))
     else:
         labels, notes = open_dataset(data).labels, ()
-    indices = holds_indices([predicted for predicted, _ in pairs], labels)
+    indices = holds_indices(pairs, labels) if coding == "auto" else coding == "index"
+    if any(predicted.stem != true.stem for predicted, true in pairs):
+        notes = (*notes, f"matched without the endings of their names: {pairs[0][0].name} with {pairs[0][1].name}")
 
     def read(pair: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
         return images.read_mask(pair[1], labels), read_prediction(pair[0], labels, indices)
@@ -257,7 +261,7 @@ def score(
     with _progress(len(pairs), "scoring") as advance:
         tally = _tally(
             (
-                (true.stem, _confusion(target, pred, labels, predicted))
+                (true.relative_to(truth).with_suffix("").as_posix(), _confusion(target, pred, labels, predicted))
                 for (predicted, true), (target, pred) in ahead(read, pairs, advance)
             ),
             len(labels),

@@ -235,6 +235,18 @@ def test_score_takes_the_classes_of_a_dataset(
     assert score(tmp_path / "pred", tmp_path / "masks", data="folder:anywhere").labels == LABELS
 
 
+def test_score_reads_numbers_as_it_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "masks", [np.array([[1, 2, 3]], np.uint8)])
+    write(tmp_path / "pred", [np.array([[1, 2, 2]], np.uint8)])
+    (tmp_path / "classes.json").write_text('{"void": 0, "wall": 1, "sky": 2, "tree": 3}')
+    with pytest.raises(FullyconvError, match="SEG-E008"):
+        score(tmp_path / "pred", tmp_path / "masks")
+    raw = score(tmp_path / "pred", tmp_path / "masks", coding="raw")
+    index = score(tmp_path / "pred", tmp_path / "masks", coding="index")
+    assert raw.confusion.diagonal().tolist() == [1, 1, 0]
+    assert index.confusion.diagonal().tolist() == [0, 0, 1]
+
+
 def test_score_refuses_illegal_predictions_with_the_file(dataset: Dataset, tmp_path: Path) -> None:
     write(tmp_path / "pred", [PRED[0], np.full((3, 2), 9, np.uint8)])
     with pytest.raises(FullyconvError, match=r"SEG-E002 .*frame1\.png.* 9 \(6 pixels\)"):
