@@ -170,7 +170,7 @@ FAULTS: dict[str, Fault] = {
         "A mask to score against has a value outside 0 to K - 1 that is not the ignore value. Counting it would alias "
         "it to another class, dropping it would flatter the score.",
         "Give the data set's label set (`--data`), or map the value to a class or to ignore; "
-        "`fullyconv check DATA` lists every such mask.",
+        "`fullyconv check DATA --json` lists such masks.",
     ),
     "SEG-E002": Fault(
         "A prediction holds a value that is no class",
@@ -312,7 +312,7 @@ FAULTS: dict[str, Fault] = {
     "SEG-T005": Fault(
         "Image and mask differ in size",
         "Every pixel of an image needs its own value in the mask.",
-        "Export the mask at the image's size, without resampling colours; `fullyconv check DATA` lists all such pairs.",
+        "Export the mask at the image's size, without resampling colours; `fullyconv check DATA --json` lists them.",
     ),
     "SEG-T006": Fault(
         "The length of the run is unclear",
@@ -340,8 +340,8 @@ FAULTS: dict[str, Fault] = {
         "A target holds a value that is no class",
         "The loss met a mask value that is neither a class of the model nor the value to ignore. To skip it silently "
         "would train on less than was labelled.",
-        "Give the model as many classes as the data, or map the value to a class or to ignore; `fullyconv check DATA` "
-        "lists every such mask.",
+        "Give the model as many classes as the data, or map the value to a class or to ignore; `fullyconv check DATA "
+        "--json` lists such masks.",
     ),
     # U: the command line
     "SEG-U001": Fault(

@@ -71,6 +71,31 @@ def test_limit_bounds_the_masks_examined(tmp_path: Path) -> None:
     assert examine(dataset, limit=None).examined == 10
 
 
+def test_every_file_concerned_is_listed(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, *[PATCH + 6] * 7, PATCH)
+    found = only(examine(dataset).errors, "SEG-D010")
+    assert found.files == tuple(f"masks/{number:03}.png" for number in range(7))
+    assert "files: masks/000.png," in str(found)
+    assert "... (all 7 with --json)" in " ".join(str(found).split())
+    assert str(examine(dataset, limit=4)).endswith("; 4 of 8 masks decoded.")
+
+
+def test_check_looks_at_splits_of_any_name(tmp_path: Path) -> None:
+    for split in ("train", "val", "holdout"):
+        save(tmp_path / "x" / f"{split}.png", photo(0))
+        save(tmp_path / "y" / f"{split}.png", PATCH)
+    rows = "\n".join(f"x/{split}.png,y/{split}.png,{split}" for split in ("train", "val", "holdout"))
+    (tmp_path / "manifest.csv").write_text("image,mask,split\n" + rows)
+    found = check(str(tmp_path / "manifest.csv"))
+    assert (found.examined, found.masks) == (3, 3)
+
+
+def test_progress_is_shown_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = sound(tmp_path, PATCH, PATCH)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert examine(dataset).examined == 2
+
+
 def test_splits_that_do_not_exist_are_passed_over(tmp_path: Path) -> None:
     assert examine(sound(tmp_path, PATCH), splits=("train", "val")).examined == 1
 
@@ -244,6 +269,14 @@ def test_image_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     assert "images/003.png (val) is the same picture as images/000.png (train)" in found.message
 
 
+def test_images_of_equal_length_and_beginning_are_read_whole(tmp_path: Path) -> None:
+    dataset = sound(tmp_path, PATCH, PATCH, val=1)
+    start = (tmp_path / "images" / "000.png").read_bytes() + bytes(70000)
+    (tmp_path / "images" / "000.png").write_bytes(start + b"a")
+    (tmp_path / "images" / "001.png").write_bytes(start + b"b")
+    assert "SEG-D018" not in codes(examine(dataset).warnings)
+
+
 def test_grey_among_colour_is_a_warning(tmp_path: Path) -> None:
     dataset = sound(tmp_path, *[PATCH] * 3)
     save(tmp_path / "images" / "001.png", photo(1)[..., 0])
@@ -310,7 +343,7 @@ def test_copy_keeps_splits_and_repeats_no_pair(tmp_path: Path) -> None:
 def test_examination_in_json_has_the_promised_keys(tmp_path: Path) -> None:
     found = json.loads(json.dumps(examine(sound(tmp_path, PATCH * 9)).to_json()))
     assert {"errors", "warnings", "splits", "classes"} <= found.keys()
-    assert found["errors"][0].keys() == {"code", "where", "count", "message", "fix"}
+    assert found["errors"][0].keys() == {"code", "where", "count", "message", "fix", "files"}
     assert found["classes"][0].keys() == {"name", "pixels", "images"}
 
 

@@ -1,8 +1,8 @@
 """The dataset doctor: what is wrong with a data set, how many files it concerns, and the fix."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from fullyconv.datasets.classes import hexadecimal
 from fullyconv.datasets.dataset import SPLITS
 from fullyconv.doctor.examination import Examination, Finding
 from fullyconv.doctor.mending import is_smoothed, reads_foreground_as_ignored, total_counts, write_cleaned
-from fullyconv.doctor.observation import Observation, observe
+from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.images import Header
 from fullyconv.labels import LabelSet, Raw
 
@@ -19,6 +19,7 @@ __all__ = ["Examination", "Finding", "check", "examine"]
 
 CHECK_LIMIT = 2000
 FEW_TRAIN, FEW_VAL = 20, 5
+BEGINNING = 65536  # bytes that tell most images of equal length apart
 # Annotators' masks have at most 0.03, the same masks resized bilinearly at least 0.32 (eight real sets).
 BETWEEN_LIMIT = 0.15
 FIX = "fullyconv check DATA --fix DIR"
@@ -40,9 +41,10 @@ def check(data: str, *, fix: Path | None = None) -> Examination:
     """
     dataset = open_dataset(data)
     if fix is None:
-        return examine(dataset, limit=CHECK_LIMIT)
+        return examine(dataset, splits=splits_once(dataset), limit=CHECK_LIMIT)
     notes = write_cleaned(dataset, fix)
-    return examine(open_dataset(f"folder:{fix}"), limit=CHECK_LIMIT).with_notes(*notes)
+    copy = open_dataset(f"folder:{fix}")
+    return examine(copy, splits=splits_once(copy), limit=CHECK_LIMIT).with_notes(*notes)
 
 
 def examine(dataset: Dataset, *, splits: Sequence[str] | None = None, limit: int | None = 200) -> Examination:
@@ -79,6 +81,7 @@ def examine(dataset: Dataset, *, splits: Sequence[str] | None = None, limit: int
         splits={split: len(pairs) for split, pairs in dataset.splits.items()},
         classes=classes,
         examined=len(examined),
+        masks=sum(one.pair.mask is not None for one in observations),
         errors=errors,
         warnings=warnings,
         notes=tuple(note for note in dataset.notes if not note.startswith("SEG-")),
@@ -90,9 +93,8 @@ def _missing(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[
     if files:
         where = _relative(dataset, files[0])
         told = f"{where} is listed, but is not there; {len(files)} listed files are missing"
-        yield Finding(
-            "SEG-D021", where, len(files), told, f"add the files, take them off the list, or {FIX} leaves them out"
-        )
+        cure = f"add the files, take them off the list, or {FIX} leaves them out"
+        yield _finding(dataset, "SEG-D021", files, told, cure)
 
 
 def _undecodable(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
@@ -101,10 +103,10 @@ def _undecodable(dataset: Dataset, observations: Sequence[Observation]) -> Itera
         for path, fault in one.faults:
             by_code[fault.code].append((path, fault))
     for code, faults in by_code.items():
-        path, fault = faults[0]
+        _, fault = faults[0]
         more = f" ({len(faults)} such files)" if len(faults) > 1 else ""
         cure = f"copy the file anew; or {FIX} leaves such pairs out"
-        yield Finding(code, _relative(dataset, path), len(faults), fault.message + more, cure)
+        yield _finding(dataset, code, [path for path, _ in faults], fault.message + more, cure)
 
 
 def _unlike_sizes(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
@@ -123,7 +125,7 @@ def _unlike_sizes(dataset: Dataset, observations: Sequence[Observation]) -> Iter
             cure = (
                 f"export the masks at the image's size with nearest-neighbour sampling; or {FIX} leaves such pairs out"
             )
-        yield Finding("SEG-D008", where, len(group), told, cure)
+        yield _finding(dataset, "SEG-D008", [one.mask_path for one in group], told, cure)
 
 
 def _size(header: Header) -> str:
@@ -152,12 +154,13 @@ def _illegal_values(dataset: Dataset, examined: Sequence[Observation]) -> Iterab
         f"{where} holds {kind} that no class stands for, as do {len(broken)} of {len(examined)} masks: {worst}{more}; "
         f"{share:.2%} of all pixels"
     )
+    files = [one.mask_path for one in broken]
     if is_smoothed(dataset.labels, strays, share):
         cure = f"export the masks without smoothing; or {FIX} gives each such pixel its nearest class"
-        yield Finding("SEG-D013", where, len(broken), f"{told}, as smoothing or JPEG leaves them", cure)
+        yield _finding(dataset, "SEG-D013", files, f"{told}, as smoothing or JPEG leaves them", cure)
     else:
         cure = f"add them to classes.json; or {FIX} writes a copy in which they are ignored"
-        yield Finding("SEG-D010", where, len(broken), told, cure)
+        yield _finding(dataset, "SEG-D010", files, told, cure)
 
 
 def _foreground_ignored(dataset: Dataset, examined: Sequence[Observation]) -> Finding:
@@ -166,10 +169,10 @@ def _foreground_ignored(dataset: Dataset, examined: Sequence[Observation]) -> Fi
     where = _relative(dataset, one.mask_path)
     share = one.counts[255] / sum(one.counts.values())
     name = dataset.labels.names[1]
-    return Finding(
+    return _finding(
+        dataset,
         "SEG-D012",
-        where,
-        len(holding),
+        [one.mask_path for one in holding],
         f"{where} holds 255 in {share:.0%} of its pixels, as do {len(holding)} of {len(examined)} masks, and no mask "
         f'holds 1. 255 is ignored, so class 1 ("{name}") would never be trained',
         f"if 255 is {name}, {FIX} writes masks that say so",
@@ -181,9 +184,8 @@ def _coded_notes(dataset: Dataset) -> Iterable[Finding]:
     for note in dataset.notes:
         code, _, message = note.partition("  ")
         if code.startswith("SEG-"):
-            count = len(dataset.unpaired) if code == "SEG-D021" else 1
-            where = _relative(dataset, dataset.unpaired[0]) if code == "SEG-D021" else str(dataset.root)
-            yield Finding(code, where, count, message, CURES[code])
+            files = dataset.unpaired if code == "SEG-D021" else [dataset.root]
+            yield _finding(dataset, code, files, message, CURES[code])
 
 
 CURES = {
@@ -204,7 +206,7 @@ def _turned(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[F
             f"{len(observations)} pairs are like that, and the masks may be turned against the images"
         )
         cure = "look at one such pair; if it is turned, write the images anew without the tag"
-        yield Finding("SEG-D017", where, len(doubtful), told, cure)
+        yield _finding(dataset, "SEG-D017", [one.pair.image for one in doubtful], told, cure)
 
 
 def _may_be_turned(one: Observation) -> bool:
@@ -220,16 +222,18 @@ def _may_be_turned(one: Observation) -> bool:
 
 
 def _smoothed(dataset: Dataset, examined: Sequence[Observation]) -> Iterable[Finding]:
-    resampled = [one for one in examined if one.between > BETWEEN_LIMIT]
+    resampled = sorted(
+        (one for one in examined if one.between > BETWEEN_LIMIT), key=lambda one: one.between, reverse=True
+    )
     if resampled:
-        one = max(resampled, key=lambda one: one.between)
+        one = resampled[0]
         where = _relative(dataset, one.mask_path)
         told = (
             f"{where} looks resampled: at {one.between:.0%} of its class borders lies a pixel of a value in between; "
             f"{len(resampled)} of {len(examined)} masks are like that"
         )
         cure = "export the masks again with nearest-neighbour sampling; wrong classes along borders cannot be mended"
-        yield Finding("SEG-D013", where, len(resampled), told, cure)
+        yield _finding(dataset, "SEG-D013", [one.mask_path for one in resampled], told, cure)
 
 
 def _classes(labels: LabelSet, examined: Sequence[Observation]) -> tuple[dict[str, Any], ...]:
@@ -271,28 +275,49 @@ def _all_ignored(dataset: Dataset, examined: Sequence[Observation]) -> Iterable[
     if blank:
         where = _relative(dataset, blank[0].mask_path)
         told = f"{where} holds nothing but ignored pixels, as do {len(blank)} of {len(examined)} masks"
-        yield Finding("SEG-D016", where, len(blank), told, "label the images, or take the pairs out")
+        cure = "label the images, or take the pairs out"
+        yield _finding(dataset, "SEG-D016", [one.mask_path for one in blank], told, cure)
 
 
 def _duplicates(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
-    """Images of equal content in two splits; only files of equal length are read."""
-    by_size: dict[int, list[Observation]] = defaultdict(list)
-    for one in observations:
-        if one.image is not None:
-            by_size[one.pair.image.stat().st_size].append(one)
-    suspects = [one for group in by_size.values() if len({one.split for one in group}) > 1 for one in group]
-    by_content: dict[bytes, list[Observation]] = defaultdict(list)
-    for one in suspects:
-        by_content[blake2b(one.pair.image.read_bytes()).digest()].append(one)
-    doubles = [group for group in by_content.values() if len({one.split for one in group}) > 1]
-    if doubles:
-        first, second = doubles[0][0], next(one for one in doubles[0] if one.split != doubles[0][0].split)
+    """Images of equal content in two splits; only files of equal length and beginning are read whole."""
+    groups = [[one for one in observations if one.image is not None]]
+    for trait in (_length, _beginning, _content):
+        groups = [alike for group in groups for alike in _across_splits(group, trait)]
+    if groups:
+        doubles = [(group[0], next(one for one in group if one.split != group[0].split)) for group in groups]
+        first, second = doubles[0]
         where = _relative(dataset, second.pair.image)
         told = (
             f"{where} ({second.split}) is the same picture as {_relative(dataset, first.pair.image)} ({first.split}); "
             f"{len(doubles)} pictures are in two splits, and scores on them flatter"
         )
-        yield Finding("SEG-D018", where, len(doubles), told, "take them out of one of the splits")
+        files = [double.pair.image for _, double in doubles]
+        yield _finding(dataset, "SEG-D018", files, told, "take them out of one of the splits")
+
+
+def _across_splits(
+    group: Sequence[Observation], trait: Callable[[Observation], Hashable]
+) -> Iterator[list[Observation]]:
+    """Those that share a trait and are in more than one split."""
+    alike: dict[Hashable, list[Observation]] = defaultdict(list)
+    for one in group:
+        alike[trait(one)].append(one)
+    return (some for some in alike.values() if len({one.split for one in some}) > 1)
+
+
+def _length(one: Observation) -> int:
+    return one.pair.image.stat().st_size
+
+
+def _beginning(one: Observation) -> bytes:
+    with one.pair.image.open("rb") as file:
+        return blake2b(file.read(BEGINNING)).digest()
+
+
+def _content(one: Observation) -> bytes:
+    with one.pair.image.open("rb") as file:
+        return file_digest(file, blake2b).digest()
 
 
 def _mixed_channels(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
@@ -302,7 +327,8 @@ def _mixed_channels(dataset: Dataset, observations: Sequence[Observation]) -> It
         rarer = grey if 2 * len(grey) <= len(read) else [one for one in read if one not in grey]
         where = _relative(dataset, rarer[0].pair.image)
         told = f"{len(grey)} images are grey and {len(read) - len(grey)} in colour; {where} is one of the fewer"
-        yield Finding("SEG-D019", where, len(rarer), told, "nothing, if the images to come will be mixed, too")
+        cure = "nothing, if the images to come will be mixed, too"
+        yield _finding(dataset, "SEG-D019", [one.pair.image for one in rarer], told, cure)
 
 
 def _tiny(dataset: Dataset) -> Iterable[Finding]:
@@ -321,5 +347,12 @@ def shown(raw: Raw) -> str:
     return hexadecimal(raw) if isinstance(raw, tuple) else str(raw)
 
 
+def _finding(dataset: Dataset, code: str, paths: Sequence[Path], message: str, fix: str) -> Finding:
+    """A finding about some files."""
+    files = tuple(_relative(dataset, path) for path in paths)
+    return Finding(code, files[0], len(files), message, fix, files)
+
+
 def _relative(dataset: Dataset, path: Path) -> str:
-    return str(path.relative_to(dataset.root)) if path.is_relative_to(dataset.root) else str(path)
+    inside = path != dataset.root and path.is_relative_to(dataset.root)
+    return str(path.relative_to(dataset.root)) if inside else str(path)

@@ -8,6 +8,7 @@ from fullyconv.errors import FullyconvError
 
 WIDTH = 100
 MOST_CLASSES_SHOWN = 30
+MOST_FILES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Finding:
         count: How many files, or classes, are concerned.
         message: What is wrong, in a sentence that names the file and the numbers.
         fix: What to do.
+        files: Every file concerned, if it is about files; `where` is the first.
     """
 
     code: str
@@ -27,9 +29,14 @@ class Finding:
     count: int
     message: str
     fix: str
+    files: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = textwrap.wrap(f"{self.code}  {self.message}", WIDTH, subsequent_indent=" " * 10)
+        if len(self.files) > 1:
+            more = f", ... (all {len(self.files)} with --json)" if len(self.files) > MOST_FILES_SHOWN else ""
+            told = f"files: {', '.join(self.files[:MOST_FILES_SHOWN])}{more}"
+            lines += textwrap.wrap(told, WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 17)
         return "\n".join(
             [*lines, *textwrap.wrap(self.fix, WIDTH, initial_indent=" " * 10 + "fix: ", subsequent_indent=" " * 15)]
         )
@@ -47,6 +54,7 @@ class Examination:
         errors: What makes training impossible or wrong.
         warnings: What may make it worse.
         notes: What was inferred.
+        masks: How many masks there are, examined or not.
     """
 
     title: str
@@ -56,6 +64,7 @@ class Examination:
     errors: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    masks: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The keys errors, warnings, splits and classes, and what else is known, as plain values."""
@@ -65,6 +74,7 @@ class Examination:
             "splits": dict(self.splits),
             "classes": [dict(entry) for entry in self.classes],
             "examined": self.examined,
+            "masks": self.masks,
             "notes": list(self.notes),
         }
 
@@ -91,7 +101,8 @@ class Examination:
         parts += [f"warning {finding}" for finding in self.warnings]
         parts += [f"error   {finding}" for finding in self.errors]
         errors = _counted(len(self.errors), "error", "errors") if self.errors else "No errors"
-        parts.append(f"{errors}, {_counted(len(self.warnings), 'warning', 'warnings')}.")
+        decoded = f"; {self.examined} of {self.masks} masks decoded" if self.examined < self.masks else ""
+        parts.append(f"{errors}, {_counted(len(self.warnings), 'warning', 'warnings')}{decoded}.")
         return "\n\n".join(part for part in parts if part)
 
     def _table(self) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fullyconv.datasets import Dataset
 from fullyconv.datasets.classes import LEVEL_GAP
-from fullyconv.doctor.observation import Observation, observe
+from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.errors import FullyconvError
 from fullyconv.images import TURNS, read_mask, write_mask
 from fullyconv.labels import LabelSet, Raw
@@ -39,7 +39,7 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FullyconvError("SEG-D023", f"{out} exists and is not empty; name a folder that does not exist yet")
-    observations = observe(dataset, _splits_once(dataset), None)
+    observations = observe(dataset, splits_once(dataset), None)
     labels = mended_labels(dataset.labels, total_counts(observations))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}-{os.getpid()}")
@@ -107,18 +107,6 @@ def nearest_raw(raw: Raw, known: Mapping[Raw, int]) -> Raw:
     """The known value or colour at the smallest distance."""
     own = np.atleast_1d(raw)
     return min(known, key=lambda other: int(((np.atleast_1d(other) - own) ** 2).sum()))
-
-
-def _splits_once(dataset: Dataset) -> list[str]:
-    """The splits without those, such as VOC's trainval, that only repeat pairs of splits before them."""
-    chosen: list[str] = []
-    seen: set[Path] = set()
-    for split, pairs in dataset.splits.items():
-        images = {pair.image for pair in pairs}
-        if not images <= seen:
-            chosen.append(split)
-            seen |= images
-    return chosen
 
 
 def _write_pair(one: Observation, labels: LabelSet, out: Path) -> bool:

@@ -1,9 +1,10 @@
 """What one pair looks like: headers always, pixels if it is among those examined."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from fullyconv.images import Header, read_header, read_image, read_raw_mask
 from fullyconv.labels import LabelSet, Raw, count_raw
 
 Array = np.ndarray[Any, Any]
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -68,11 +70,35 @@ class Observation:
 
 def observe(dataset: Dataset, splits: Sequence[str], limit: int | None) -> list[Observation]:
     """All pairs of the splits, with the pixels of up to `limit` evenly spaced ones."""
-    observations = [_headers(split, pair) for split in splits for pair in dataset.pairs(split)]
+    listed = [(split, pair) for split in splits for pair in dataset.pairs(split)]
+    observations = [_headers(split, pair) for split, pair in _shown(listed, "looking at files")]
     sound = [one for one in observations if one.mask is not None]
-    for one in evenly_spaced(sound, limit or len(sound)) if sound else []:
+    chosen = evenly_spaced(sound, limit or len(sound)) if sound else []
+    for one in _shown(chosen, "decoding"):
         _examine(one, dataset.labels)
     return observations
+
+
+def _shown(items: Sequence[Item], verb: str) -> Iterable[Item]:
+    """The items, with a bar of how many are done on a terminal."""
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, verb, console=Console(stderr=True), transient=True)
+
+
+def splits_once(dataset: Dataset) -> list[str]:
+    """The splits without those, such as VOC's trainval, that only repeat pairs of splits before them."""
+    chosen: list[str] = []
+    seen: set[Path] = set()
+    for split, pairs in dataset.splits.items():
+        images = {pair.image for pair in pairs}
+        if not images <= seen:
+            chosen.append(split)
+            seen |= images
+    return chosen
 
 
 def _headers(split: str, pair: Pair) -> Observation:
