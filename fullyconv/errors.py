@@ -209,8 +209,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-E008": Fault(
         "Predictions can be read in two ways",
-        "Every number in the predicted masks is both a class index, 0 to K - 1, and a raw value of the data set's masks, "
-        "and the two do not mean the same class.",
+        "Every number in the predicted masks is both a class index, 0 to K - 1, and a raw value of the data set, and "
+        "the two do not mean the same class.",
         "Say which it is: `--coding index` or `--coding raw`.",
     ),
     # M: models and model folders

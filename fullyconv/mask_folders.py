@@ -126,7 +126,9 @@ def _masks(folder: Path) -> dict[str, Path]:
         {file: path.with_suffix("").as_posix() for file, path in paths.items() if not _is_hidden(path)},
     )
     found = {
-        name: file for name, file in found.items() if not name.endswith("_overlay") or name[: -len("_overlay")] not in found
+        name: file
+        for name, file in found.items()
+        if not name.endswith("_overlay") or name[: -len("_overlay")] not in found
     }
     if not found:
         held = "it does not exist" if not folder.exists() else "it holds none"

@@ -342,7 +342,8 @@ def test_folder_finds_splits_in_either_order(
 
 
 @pytest.mark.parametrize(
-    ("image", "mask"), [("2020_01_{}.jpg", "2021_01_{}.png"), ("{}_t1.jpg", "{}_t2.png"), ("scene01-{}.jpg", "x-{}.png")]
+    ("image", "mask"),
+    [("2020_01_{}.jpg", "2021_01_{}.png"), ("{}_t1.jpg", "{}_t2.png"), ("scene01-{}.jpg", "x-{}.png")],
 )
 def test_numbers_that_all_names_share_tell_them_apart(tmp_path: Path, image: str, mask: str) -> None:
     save_pairs(tmp_path, f"images/{image}", f"masks/{mask}")
@@ -471,7 +472,9 @@ def test_another_folder_moves_no_pair_to_another_split(tmp_path: Path) -> None:
     assert {image for image in after if "north" in image.parts} == before
 
 
-@pytest.mark.parametrize(("image", "mask"), [("JPEGImages", "SegmentationClass"), ("img", "cls"), ("train", "trainannot")])
+@pytest.mark.parametrize(
+    ("image", "mask"), [("JPEGImages", "SegmentationClass"), ("img", "cls"), ("train", "trainannot")]
+)
 def test_known_layout_without_val_takes_it_from_train(tmp_path: Path, image: str, mask: str) -> None:
     save_pairs(tmp_path, f"{image}/{{}}.png", f"{mask}/{{}}.png")
     dataset = open_dataset(tmp_path)

@@ -169,8 +169,8 @@ def fit(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[LabelSet
 def infer(found: Survey) -> tuple[LabelSet, tuple[str, ...]]:
     """The label set of masks of which nothing is known but their content.
 
-    0 and 255, also smoothed, or 0 and 65535 are background and foreground. Small numbers are class indices, with 255 ignored. Numbers
-    at wide steps, such as 0, 127, 255, are one class each, and so is each colour.
+    0 and 255, also smoothed, or 0 and 65535 are background and foreground. Small numbers are class indices, with 255
+    ignored. Numbers at wide steps, such as 0, 127, 255, are one class each, and so is each colour.
 
     Raises:
         FullyconvError: SEG-D022 for more different numbers, SEG-D013 for more different colours, than classes have.
@@ -219,8 +219,9 @@ def _is_smoothed_binary(found: Survey) -> bool:
 
 
 def _is_compressed_binary(found: Survey) -> bool:
-    """Whether values swing about as far above 0 as below 255 and leave the middle all but empty, as JPEG's do: 52 levels
-    at quality 60, 7 at quality 95.
+    """Whether values swing about as far above 0 as below 255 and leave the middle all but empty, as JPEG's do.
+
+    They swing by 52 levels at quality 60, by 7 at quality 95.
 
     Indices with 255 ignored swing around 0 alone.
     """

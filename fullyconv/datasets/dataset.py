@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path, PureWindowsPath
 
 from fullyconv.errors import FullyconvError
@@ -207,7 +207,8 @@ def shared_ends(stems: Sequence[str]) -> tuple[str, str]:
 
 def _shared_words(stems: Sequence[str]) -> str:
     """What all stems begin with, as far as it is words, each with the sign after it."""
-    words = re.match(r"(?:(?!\d)[^_\-. ]*(?<!\d)[_\-. ])*", os.path.commonprefix(stems))
+    letters = takewhile(lambda column: len(set(column)) == 1, zip(*stems, strict=False))
+    words = re.match(r"(?:(?!\d)[^_\-. ]*(?<!\d)[_\-. ])*", "".join(column[0] for column in letters))
     return words.group() if words else ""
 
 
