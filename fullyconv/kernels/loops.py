@@ -308,8 +308,9 @@ def collect(
             beside = min(cell + 1, last)
             gradients[0, image, k, row, cell] += upper_near
             gradients[0, image, k, row, beside] += upper_far
-            gradients[1, image, k, below, cell] += lower_near
-            gradients[1, image, k, below, beside] += lower_far
+            if below > row:  # under the last row the shares are zero, and that row belongs to the slab above
+                gradients[1, image, k, below, cell] += lower_near
+                gradients[1, image, k, below, beside] += lower_far
 
 
 @compiled_once
