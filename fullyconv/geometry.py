@@ -82,8 +82,8 @@ class Grid:
         return int(offset)
 
     def halo(self) -> int:
-        """Pixels beside a cell's centre that it can see: what a tile must carry along on each side."""
-        return math.ceil((self.field - 1) / 2)
+        """Pixels beyond a multiple of the stride that its cell can see: what a tile must carry along on each side."""
+        return math.ceil(max(-self.first, self.last))
 
     def weights(self, cells: int, size: int) -> list[tuple[int, float]]:
         """Linear interpolation from `cells` values on this grid to pixels 0 ... size - 1, clamped at both ends.

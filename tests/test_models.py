@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
-from fullyconv.models import FCN, Upscore, create, start_from
-from fullyconv.models.trunks import VGG16Trunk
+from fullyconv.models import FCN, Upscore, _least_size, create, start_from
+from fullyconv.models.trunks import TimmTrunk, VGG16Trunk, _with_bands
 from fullyconv.surgery import trace
 
 TINY = "fcn8s-test_resnet"
@@ -56,6 +56,17 @@ def test_centred_alignment_is_what_interpolation_assumes():
     image = torch.rand(1, 3, 64, 96)
     expected = F.interpolate(model.scores(image), size=(64, 96), mode="bilinear", align_corners=False)
     assert torch.allclose(model(image), expected, atol=1e-5)
+
+
+class Listed(nn.Module):
+    """A chain of layers as a trunk of one tap."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [self.layers(image)]
 
 
 class OneTap(nn.Module):
@@ -156,8 +167,20 @@ def test_unknown_names_get_the_nearest():
 
 
 def test_a_missing_stride_is_refused_with_one_that_exists():
-    with pytest.raises(FullyconvError, match=r"SEG-M002.*fcn16s-"):
-        create("fcn8s-vit_tiny_patch16_224", 2)
+    with pytest.raises(FullyconvError, match=r"SEG-M002.*not at 3, 5; use fcn32s-test_resnet"):
+        TimmTrunk("test_resnet", [3, 5])
+
+
+def test_a_trunk_of_one_stride_is_refused_with_one_that_shrinks():
+    with pytest.raises(FullyconvError, match=r"SEG-M002.*one stride, 16.*resnet18"):
+        create("fcn16s-test_vit", 2)
+
+
+def test_a_trunk_without_padding_has_a_least_size():
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 9, stride=4), nn.Conv2d(4, 4, 9, stride=2))
+    assert _least_size(trunk, 3, stride=8) == 48
+    model = FCN(Listed(trunk), trace(Listed(trunk)), 2, mean=[0.0] * 3, std=[1.0] * 3, least_size=48)
+    assert model.eval()(torch.rand(1, 3, 1, 5)).shape == (1, 2, 1, 5)
 
 
 def test_an_unreachable_hub_is_said_with_the_way_out(monkeypatch):
@@ -173,6 +196,25 @@ def test_an_unreachable_hub_is_said_with_the_way_out(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(FullyconvError, match=r"SEG-M003.*--pretrained FILE.*--pretrained none"):
         create(TINY, 2, pretrained=True)
+
+
+def test_an_unreachable_vgg16_is_said_too(monkeypatch):
+    def offline(weights: str | None) -> nn.Module:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models.vgg16", offline)
+    with pytest.raises(FullyconvError, match=r"SEG-M003.*vgg16"):
+        VGG16Trunk([32], pretrained=True)
+
+
+def test_weights_for_more_bands_answer_grey_as_before():
+    state = {"weight": torch.randn(4, 3, 3, 3), "bias": torch.randn(4)}
+    grey = torch.rand(1, 1, 8, 8)
+    before = F.conv2d(grey.expand(-1, 3, -1, -1), state["weight"], state["bias"])
+    for bands in (1, 5):
+        wide = _with_bands(state, bands)
+        after = F.conv2d(grey.expand(-1, bands, -1, -1), wide["weight"], wide["bias"])
+        assert torch.allclose(after, before, atol=1e-5)
 
 
 def test_vgg16_has_the_papers_taps_and_layers():

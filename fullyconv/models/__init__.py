@@ -3,7 +3,7 @@
 import difflib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +43,8 @@ def create(
     upscore: Upscoring = "fixed",
     dropout: float = 0.0,
     alignment: Alignment = "grid",
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     pretrained: bool = False,
 ) -> FCN:
     """A fully convolutional network by name.
@@ -78,12 +78,17 @@ def create(
     strides = [wanted for wanted in (4, 8, 16, 32) if wanted >= stride]
     trunk: nn.Module
     if trunk_name == "vgg16":
-        trunk = VGG16Trunk(strides, channels=channels)
+        trunk = VGG16Trunk(strides, channels=channels, pretrained=pretrained)
     else:
         trunk = TimmTrunk(trunk_name, strides, channels=channels, pretrained=pretrained)
     trunk.eval()
-    traced = trace(trunk, channels)
-    odd = trace(trunk, channels, (129, 165))
+    try:
+        traced, odd = trace(trunk, channels), trace(trunk, channels, (129, 165))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FullyconvError(
+            "SEG-M002", f"{trunk_name} does not take images of any size ({reason}); try resnet18 or convnext_atto"
+        ) from error
     placed = traced if alignment == "grid" else replace(traced, grids=tuple(map(_centred, traced.grids)))
     rgb = channels == 3
     return FCN(
@@ -94,8 +99,21 @@ def create(
         std=std or (IMAGENET_STD if rgb else (0.25,) * channels),
         upscore=upscore,
         dropout=dropout,
+        least_size=_least_size(trunk, channels, int(traced.grids[-1].stride)),
         size_multiple=1 if odd.grids == traced.grids else int(traced.grids[-1].stride),
     )
+
+
+@torch.no_grad()
+def _least_size(trunk: nn.Module, channels: int, stride: int) -> int:
+    """The smallest image, in steps of the stride, that a trunk gives maps for; some have layers without padding."""
+    for size in range(stride, 9 * stride, stride):
+        try:
+            trunk.eval()(torch.zeros(1, channels, size, size))
+        except RuntimeError:
+            continue
+        return size
+    return 9 * stride
 
 
 def _centred(grid: Grid) -> Grid:

@@ -64,10 +64,16 @@ class Upscore(nn.Module):
             max(0, math.ceil((fine - 1 - self.offset) / self.factor) - (cells - 1))
             for fine, cells in zip(size, scores.shape[2:], strict=True)
         ]
-        padded = F.pad(scores, (before, after[1], before, after[0]), mode="replicate")
+        padded = _extended(_extended(scores, 2, before, after[0]), 3, before, after[1])
         wide = F.conv_transpose2d(padded, self.weight.to(scores.dtype), stride=self.factor, groups=scores.shape[1])
         first = self.factor * before + self.lead
         return wide[:, :, first : first + size[0], first : first + size[1]]
+
+
+def _extended(scores: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """The map with its first and last row or column repeated; unlike `F.pad`, with a deterministic gradient on GPUs."""
+    parts = [scores.narrow(dim, 0, 1)] * before + [scores] + [scores.narrow(dim, scores.shape[dim] - 1, 1)] * after
+    return torch.cat(parts, dim) if len(parts) > 1 else scores
 
 
 class FCN(nn.Module):
@@ -86,6 +92,7 @@ class FCN(nn.Module):
         std: Of each band; divided by next.
         upscore: Whether the kernels between taps are trained.
         dropout: Probability of dropping a value of the coarsest tap before it is scored.
+        least_size: Smaller images are zero-padded at the right and bottom to this height and width.
         size_multiple: Images are zero-padded at the right and bottom to a multiple of this, for trunks whose own
             padding depends on the size of the image.
 
@@ -105,6 +112,7 @@ class FCN(nn.Module):
         std: Sequence[float],
         upscore: Upscoring = "fixed",
         dropout: float = 0.0,
+        least_size: int = 1,
         size_multiple: int = 1,
     ) -> None:
         super().__init__()
@@ -114,6 +122,7 @@ class FCN(nn.Module):
         self.grids = trace.grids
         self.global_operations = trace.global_operations
         self.num_classes = num_classes
+        self.least_size = max(least_size, int(trace.grids[-1].stride))
         self.size_multiple = size_multiple
         self.dropout = nn.Dropout(dropout)
         # Keyed by stride, finest first, so that the weights of FCN-32s are found again in FCN-16s and FCN-8s.
@@ -165,8 +174,7 @@ class FCN(nn.Module):
         return upsample(self.scores(image).float(), (image.shape[2], image.shape[3]), grid=self.grid)
 
     def _padded(self, image: Tensor) -> Tensor:
-        least = int(self.coarsest.stride)
-        bottom, right = (_missing(size, least, self.size_multiple) for size in image.shape[2:])
+        bottom, right = (_missing(size, self.least_size, self.size_multiple) for size in image.shape[2:])
         return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
 

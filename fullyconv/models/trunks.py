@@ -39,6 +39,12 @@ class TimmTrunk(nn.Module):
         deepest = {reduction: index for index, reduction in enumerate(reductions)}
         coarsest = max(deepest)
         indices = [deepest[stride] for stride in strides if stride in deepest]
+        if len(deepest) == 1 and len(reductions) > 1:
+            raise FullyconvError(
+                "SEG-M002",
+                f"{name} keeps one stride, {coarsest}, throughout, as transformers do; such trunks are not taken yet; "
+                "use a network whose maps shrink, such as resnet18 or convnext_atto",
+            )
         missing = [stride for stride in strides if stride not in deepest and stride < coarsest]
         if missing or not indices:
             raise FullyconvError(
@@ -51,12 +57,7 @@ class TimmTrunk(nn.Module):
                 name, features_only=True, out_indices=indices, in_chans=channels, pretrained=pretrained
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise FullyconvError(
-                "SEG-M003",
-                f"the weights of timm's {name} cannot be fetched ({type(error).__name__}); download its "
-                f"model.safetensors from the hub elsewhere and pass --pretrained FILE, or train from scratch with "
-                "--pretrained none",
-            ) from error
+            raise _unreachable(name, error) from error
 
     def forward(self, image: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.network(image)
@@ -68,6 +69,21 @@ def _reductions(name: str) -> list[int]:
     return list(network.feature_info.reduction())
 
 
+def _with_bands(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """A first layer's weights for other than three bands: each the mean of the three, and as strong in sum."""
+    weight = state["weight"]
+    mean = weight.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (weight.shape[1] / channels)
+    return {**state, "weight": mean}
+
+
+def _unreachable(name: str, error: Exception) -> FullyconvError:
+    return FullyconvError(
+        "SEG-M003",
+        f"the weights of {name} cannot be fetched ({type(error).__name__}); download its weight file elsewhere "
+        "and pass --pretrained FILE, or train from scratch with --pretrained none",
+    )
+
+
 class VGG16Trunk(nn.Module):
     """VGG16 with its hidden fully connected layers as convolutions: pool3, pool4 and fc7, at strides 8, 16 and 32.
 
@@ -77,15 +93,25 @@ class VGG16Trunk(nn.Module):
     Args:
         strides: Wanted strides among 4, 8, 16 and 32, ascending.
         channels: Bands of the image.
+        pretrained: Whether torchvision fetches its weights; bands beyond RGB start as the mean of the three.
+
+    Raises:
+        FullyconvError: SEG-M003 if the weights cannot be fetched.
 
     Source: Simonyan and Zisserman 2015; Long, Shelhamer and Darrell 2015, section 4.1.
     """
 
-    def __init__(self, strides: Sequence[int], *, channels: int = 3) -> None:
+    def __init__(self, strides: Sequence[int], *, channels: int = 3, pretrained: bool = False) -> None:
         super().__init__()
-        network = torchvision.models.vgg16()
+        try:
+            network = torchvision.models.vgg16(weights="IMAGENET1K_V1" if pretrained else None)
+        except (OSError, RuntimeError) as error:
+            raise _unreachable("vgg16", error) from error
         if channels != 3:
-            network.features[0] = nn.Conv2d(channels, 64, 3, padding=1)
+            first = nn.Conv2d(channels, 64, 3, padding=1)
+            if pretrained:
+                first.load_state_dict(_with_bands(network.features[0].state_dict(), channels))
+            network.features[0] = first
         self.features = network.features
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
