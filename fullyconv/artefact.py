@@ -30,7 +30,11 @@ def save(
         labels: The classes that it predicts.
         architecture: The arguments of `models.create` that build it.
         facts: What else is worth keeping: metrics with their convention, the data's fingerprint, the plan.
+
+    Raises:
+        FullyconvError: SEG-M012 if the folder holds anything else than an earlier model.
     """
+    _refuse_foreign(folder)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -66,7 +70,9 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
     Raises:
         FullyconvError: SEG-M010 if there is no model folder, SEG-M011 if a file is damaged or does not fit.
     """
-    place = next((inner for inner in (folder, folder / "model") if (inner / CONFIG).is_file()), None)
+    # `.model.old` stands alone only after a kill in the instant between the two renames of `replace_folder`.
+    inner = (folder, folder / "model", folder / ".model.old")
+    place = next((candidate for candidate in inner if (candidate / CONFIG).is_file()), None)
     if place is None:
         raise FullyconvError("SEG-M010", _no_model(folder))
     try:
@@ -83,6 +89,16 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
             "SEG-M011", f"{place / WEIGHTS} is damaged or of another network ({reason}); copy the folder again"
         ) from error
     return model.eval(), labels, config
+
+
+def _refuse_foreign(folder: Path) -> None:
+    held = {item.name for item in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(held - {WEIGHTS, CONFIG, README})
+    if folder.is_file() or foreign:
+        shown = ", ".join(foreign[:3]) or "it is a file"
+        raise FullyconvError(
+            "SEG-M012", f"{folder} holds other things than a model ({shown}); give another name, such as {folder}/model"
+        )
 
 
 def weight_file(path: Path) -> Path:
@@ -102,8 +118,8 @@ def replace_folder(fresh: Path, folder: Path) -> None:
         if file.is_file():
             sync(file)
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -106,9 +106,23 @@ class Segmenter:
         """
         return predict(self, image, tile=tile)
 
+    def named_architecture(self) -> dict[str, Any]:
+        """The arguments of `models.create` that build the network again.
+
+        Raises:
+            FullyconvError: SEG-M007 if it was made in another way.
+        """
+        if "name" not in self.architecture:
+            raise FullyconvError(
+                "SEG-M007",
+                "this network was not made by models.create, so it could not be built again from a folder; give "
+                "Segmenter the architecture that makes it, such as {'name': 'fcn8s-resnet18', 'num_classes': 2}",
+            )
+        return self.architecture
+
     def save(self, folder: str | Path) -> None:
-        """Writes the model folder."""
-        artefact.save(Path(folder), self.model, self.labels, self.architecture, self.facts)
+        """Writes the model folder; a folder that holds anything else than an earlier model is refused."""
+        artefact.save(Path(folder), self.model, self.labels, self.named_architecture(), self.facts)
 
 
 def load(folder: str | Path) -> Segmenter:
@@ -155,7 +169,7 @@ def _scores(model: FCN, pixels: Tensor) -> Tensor:
 def _tiled_scores(model: FCN, pixels: Tensor, tile: int) -> Tensor:
     """The coarse scores of the whole image, computed window by window; only they are ever held at full extent."""
     stride = int(model.coarsest.stride)
-    halo = model.coarsest.halo() + stride
+    halo = model.coarsest.halo() + 2 * stride  # two cells more, for the upscoring between taps and to the image
     fine = int(model.grid.stride)
     rows, columns = (tile_plan(size, tile, stride, halo) for size in pixels.shape[1:])
     bands = []

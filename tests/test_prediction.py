@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fullyconv import artefact
+from fullyconv import artefact, prediction
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
@@ -32,11 +32,18 @@ def test_the_mask_is_the_argmax_of_the_logits(segmenter):
     assert np.array_equal(segmenter(image).mask, logits[0].argmax(0).numpy())
 
 
-def test_tiled_prediction_equals_whole(segmenter):
-    image = torch.rand(3, 333, 290)
-    whole = segmenter(image, tile="none")
-    for tile in (64, 160):
-        assert (segmenter(image, tile=tile).mask != whole.mask).mean() < 1e-4
+@pytest.mark.parametrize("name", ["fcn8s-test_resnet", "fcn4s-resnet10t", "fcn16s-tf_efficientnet_lite0"])
+def test_tiled_prediction_equals_whole(name):
+    model = create(name, 3)
+    for layer in model.score_layers.values():
+        nn.init.normal_(layer.weight, std=0.3)
+    segmenter = Segmenter(model.eval(), LABELS, {"name": name, "num_classes": 3})
+    image = torch.rand(3, 365, 290)
+    with torch.inference_mode():
+        whole = prediction._scores(model, image)
+        tiled = prediction._tiled_scores(model, image, 96)
+    assert torch.allclose(tiled, whole, atol=1e-4 * float(whole.abs().max()))
+    assert (segmenter(image, tile=96).mask != segmenter(image, tile="none").mask).mean() < 1e-4
 
 
 def test_every_form_of_a_picture_gives_the_same_mask(segmenter, tmp_path):
@@ -101,6 +108,19 @@ def test_a_truncated_model_is_refused_by_name(segmenter, tmp_path, file):
     damaged.write_bytes(damaged.read_bytes()[:-40])
     with pytest.raises(FullyconvError, match=f"SEG-M011.*{file}"):
         load(tmp_path / "model")
+
+
+def test_saving_never_clears_a_folder_of_other_things(segmenter, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FullyconvError, match=r"SEG-M012.*thesis\.tex"):
+        segmenter.save(tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_network_of_unknown_making_is_not_saved(segmenter, tmp_path):
+    with pytest.raises(FullyconvError, match="SEG-M007"):
+        Segmenter(segmenter.model, LABELS).save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
 
 
 def test_labels_must_fit_the_network():
