@@ -21,6 +21,7 @@ class Augmentation:
         aspect: Greatest stretch of width against height, drawn log-uniformly to either side; 1 for none.
         flip: Probability of mirroring left and right.
         light: Strength of the changes of brightness, contrast, saturation, tint and gamma; 0 for none, 1 for strong.
+        peak: Brightest value of the images, where they use less than [0, 1], as 12 bits in 16 do; light keeps below it.
         focus: Probability that a crop is laid over a pixel of a class drawn evenly from those in the mask, which shows
             rare classes more often; otherwise it is laid anywhere.
     """
@@ -30,6 +31,7 @@ class Augmentation:
     aspect: float = 1.15
     flip: float = 0.5
     light: float = 0.5
+    peak: float = 1.0
     focus: float = 0.3
 
     def __call__(
@@ -59,10 +61,10 @@ class Augmentation:
             _place(size, length, draw, None if anchor is None else anchor[axis])
             for axis, (size, length) in enumerate(zip(mask.shape, window, strict=True))
         )
-        image, mask = _cut(image, mask, (top, left), window, self.crop, ignore_index)
+        image, mask = _cut(image / self.peak, mask, (top, left), window, self.crop, ignore_index)
         if draw.chance(self.flip):
             image, mask = image.flip(-1), mask.flip(-1)
-        return _relight(image, self.light, draw) if self.light else image, mask
+        return (_relight(image, self.light, draw) if self.light else image) * self.peak, mask
 
 
 class _Draws:

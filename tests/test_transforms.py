@@ -57,6 +57,14 @@ def test_what_lies_outside_the_image_is_ignored():
     assert int((mask == 0).sum()) == 16 * 16
 
 
+def test_light_keeps_to_the_range_of_dark_images():
+    image, mask = torch.rand(1, 40, 40) * 0.05, torch.zeros(40, 40, dtype=torch.uint8)
+    for seed in range(20):
+        cut, _ = Augmentation(crop=(32, 32), peak=0.05)(image, mask, generator(seed))
+        assert cut.max() <= 0.05 + 1e-6
+        assert cut.std() > 0.001
+
+
 def test_focus_shows_a_rare_class():
     mask = torch.zeros(200, 200, dtype=torch.uint8)
     mask[150, 30] = 1
