@@ -124,6 +124,8 @@ def _run(command: str, words: list[str], as_json: bool) -> int:
         return 0
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         result = call(function, command, words, configurable=configurable)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one speaks
+        return 0
     if as_json:
         print(json.dumps(_plain(result), allow_nan=False))
     elif result is not None:

@@ -26,7 +26,7 @@ from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
 from fullyconv.training.loading import Decoder, Samples, batches
 from fullyconv.training.loop import Average, Objective, Pace
-from fullyconv.training.plan import Plan, crop_for, seconds_of, steps_of
+from fullyconv.training.plan import Plan, crop_for, recipe_of, seconds_of, stage_of, steps_of
 from fullyconv.training.recipes import RECIPES, Recipe, learning_rate_factor, optimizer_of, parameter_groups
 
 TINY = "fcn16s-test_resnet"
@@ -82,16 +82,21 @@ def test_any_number_of_workers_gives_the_same_bits(data, whole, tmp_path):
     assert equal(whole, tmp_path / "run")
 
 
-def test_a_killed_run_resumes_to_the_same_bits(data, whole, tmp_path):
+def _last_step(run: Path) -> int:
+    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=-1)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_killed_run_resumes_to_the_same_bits(data, whole, tmp_path, step):
     run = tmp_path / "run"
     process = command("train", data, "--out", run, *SHORT)
     deadline = time.monotonic() + 120
-    while not checkpoints.files(run / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+    while _last_step(run) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    found = checkpoints.read(run / "checkpoints")
-    assert found is not None
+    assert process.returncode == -signal.SIGKILL
     train(data, out=run, resume=True, workers=1)
     assert equal(whole, run)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -121,18 +126,30 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(data, tmp_path, number):
     assert len(checkpoints.files(run / "checkpoints")) in (1, 2)
 
 
-def test_two_processes_train_and_validate(data, tmp_path):
+SMOOTH = ["--model", "fcn16s-test_convnext", "--optimizer", "sgd", "--lr", "0.02", "--ema", "0"]  # no batch statistics
+
+
+@pytest.mark.parametrize("length", [["--steps", "12"], ["--budget", "5s"]])
+def test_two_processes_train_as_one(data, tmp_path, length):
     run = tmp_path / "run"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "fullyconv"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launch, "train", str(data), "--out", str(run), *SHORT],
+        [*launch, "train", str(data), "--out", str(run), *SHORT[4:], *SMOOTH, *length],
         env=environment, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert kinds.count("validation") == 4
+    assert kinds.count("validation") >= 1
     assert load(run).labels.names == ("ground", "square")
+    if "--steps" in length:
+        options = {"optimizer": "sgd", "lr": 0.02, "ema": 0.0, "batch": 4, "crop": (32, 32), "workers": 0}
+        for parts in (1, 2):
+            alone = tmp_path / f"alone{parts}"
+            train(data, model=SMOOTH[1], out=alone, steps=12, accumulate=parts, **options)
+            one, two = weights(alone), weights(run)
+            assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+            assert not torch.allclose(one["score_layers.stride16.weight"], torch.zeros(1))
 
 
 def test_a_run_folder_tells_all(whole):
@@ -179,6 +196,34 @@ def test_slow_validation_takes_at_most_a_quarter_of_a_budget():
     pace.keep_back(1000)
     assert pace.progress(0, elapsed=37.5) == 0.5
     assert pace.progress(0, elapsed=75) == 1
+
+
+@pytest.mark.parametrize("bands", [1, 5])
+def test_grey_and_many_bands_of_16_bits_are_trained_on(tmp_path, bands):
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(4):
+            for kind in ("images", "masks"):
+                (tmp_path / "data" / kind / split).mkdir(parents=True, exist_ok=True)
+            pages = [Image.fromarray(random.integers(0, 4000, (40, 40), dtype=np.uint16)) for _ in range(bands)]
+            file = tmp_path / "data" / "images" / split / f"{number}.tif"
+            pages[0].save(file, save_all=True, append_images=pages[1:])
+            mask = Image.fromarray(random.integers(0, 2, (40, 40), dtype=np.uint8))
+            mask.save(tmp_path / "data" / "masks" / split / f"{number}.png")
+    run = tmp_path / "run"
+    train(tmp_path / "data", model=TINY, out=run, steps=2, batch=2, validations=1, workers=0)
+    segmenter = load(run)
+    assert segmenter.channels == bands
+    assert segmenter.model.mean.max() < 0.1
+    assert segmenter(file).mask.shape == (40, 40)
+
+
+def test_the_papers_recipes_slow_down_stage_by_stage():
+    for stage, rate in enumerate([1e-10, 1e-12, 1e-14]):
+        recipe = recipe_of("heavy", {}, [], crop=None, whole_images=True, stage=stage)
+        assert recipe.learning_rate == pytest.approx(rate)
+    assert [stage_of(name, "runs/a") for name in ("fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16")] == [0, 1, 2]
+    assert stage_of("fcn8s-vgg16", "hub") == 0
 
 
 def test_a_stage_starts_from_the_run_before(data, whole, tmp_path):

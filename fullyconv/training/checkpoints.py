@@ -29,6 +29,8 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:07d}.safetensors"
     fresh = folder / f".{file.name}.{os.getpid()}"
+    for rubbish in folder.glob(".step-*"):  # of a session that was killed while writing
+        rubbish.unlink()
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(flat, fresh, metadata={"values": json.dumps({**values, "step": step})})
     sync(fresh)

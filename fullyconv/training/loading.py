@@ -1,6 +1,7 @@
 """From files to batches: decoded once where memory allows, augmented in workers, seekable to any step."""
 
 import signal
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ class Decoder:
         labels: How masks are read.
         channels: Bands of the images.
         limit: Bytes that may be kept; 0 keeps none.
+
+    Raises:
+        FullyconvError: SEG-T004 for a pair without a mask, SEG-T005 for a mask of another size.
     """
 
     def __init__(self, pairs: Sequence[Pair], labels: LabelSet, channels: int, *, limit: int = CACHE_BYTES) -> None:
@@ -44,13 +48,18 @@ class Decoder:
         self.labels = labels
         self.channels = channels
         self.kept: list[tuple[Tensor, Tensor]] = []
-        sizes = [images.image_size(pair.image) for pair in pairs]
-        if (channels + 1) * sum(height * width for height, width in sizes) <= limit:
+        if limit and self._bytes() <= limit:
             with ThreadPoolExecutor() as pool:
                 self.kept = list(pool.map(self._decode, range(len(pairs))))
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.kept[index] if self.kept else self._decode(index)
+
+    def _bytes(self) -> int:
+        """What all pairs take when decoded, judged by the first one's bands and types."""
+        per_pixel = sum(tensor[..., 0, 0].numel() * tensor.element_size() for tensor in self._decode(0))
+        sizes = [images.image_size(pair.image) for pair in self.pairs]
+        return per_pixel * sum(height * width for height, width in sizes)
 
     def _decode(self, index: int) -> tuple[Tensor, Tensor]:
         pair = self.pairs[index]
@@ -115,7 +124,7 @@ class _Positions(Sampler[list[int]]):
 
 
 def collate(samples: Sequence[Sample | FullyconvError], ignore_index: int) -> tuple[Tensor, Tensor] | FullyconvError:
-    """A batch: images `(N, C, H, W)` and int64 masks `(N, H, W)`; smaller samples are padded with grey and ignored."""
+    """A batch: images `(N, C, H, W)` and int64 masks `(N, H, W)`; smaller ones are padded with their mean, ignored."""
     whole: list[Sample] = []
     for sample in samples:
         if isinstance(sample, FullyconvError):
@@ -124,7 +133,7 @@ def collate(samples: Sequence[Sample | FullyconvError], ignore_index: int) -> tu
     height = max(sample.mask.shape[0] for sample in whole)
     width = max(sample.mask.shape[1] for sample in whole)
     padding = [(0, width - sample.mask.shape[1], 0, height - sample.mask.shape[0]) for sample in whole]
-    batch = [F.pad(sample.image, pad, value=0.5) for sample, pad in zip(whole, padding, strict=True)]
+    batch = [F.pad(each.image, pad, value=float(each.image.mean())) for each, pad in zip(whole, padding, strict=True)]
     masks = [F.pad(sample.mask.long(), pad, value=ignore_index) for sample, pad in zip(whole, padding, strict=True)]
     return torch.stack(batch).contiguous(memory_format=torch.channels_last), torch.stack(masks)
 
@@ -139,8 +148,9 @@ class _Collate:
         return collate(samples, self.ignore_index)
 
 
-def _ignore_interrupt(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process decides
+def _ignore_signals(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the main process decides
+        signal.signal(number, signal.SIG_IGN)
 
 
 def batches(
@@ -166,7 +176,9 @@ def batches(
         collate_fn=_Collate(samples.decoder.labels.ignore_index),
         num_workers=workers,
         prefetch_factor=3 if workers else None,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
+        # Forked workers share the decoded images; other ways of starting would copy them one by one.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
     for item in loader:
         if isinstance(item, FullyconvError):

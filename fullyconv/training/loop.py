@@ -30,7 +30,6 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 VALIDATION_SHARE = 0.05  # of the time that has passed, on a budget
 FIRST_VALIDATION = 0.2  # of a budget: before, nobody knows what a validation costs
 LARGEST_RESERVE = 0.25  # of a budget, however slow validation is
-AFTER_LAST_STEP = 2.5  # validations' worth of time: the last one, and the evaluation with its pictures
 
 
 class InterruptedTrainingError(Exception):
@@ -168,6 +167,7 @@ class State:
     step: int = 0
     images: int = 0
     best: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
     validations: int = 0
     validation_seconds: float = 0.0
 
@@ -236,6 +236,7 @@ class Loop:
         checkpoints.restore_optimizer(self.optimizer, tensors)
         self.state = State(**{key: values[key] for key in vars(self.state)})
         self.pace.spent_seconds = values["elapsed"]
+        self.pace.reserve_seconds = values["reserve"]
         return True
 
     def checkpoint(self) -> Path | None:
@@ -246,7 +247,7 @@ class Loop:
         if self.average:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
         tensors |= checkpoints.optimizer_tensors(self.optimizer)
-        values = {**vars(self.state), "elapsed": self.pace.elapsed()}
+        values = {**vars(self.state), "elapsed": self.pace.elapsed(), "reserve": self.pace.reserve_seconds}
         return checkpoints.write(self.run / "checkpoints", self.state.step, tensors, values)
 
     def fit(self, batches: Iterator[Batch], tell: Tell, stop: StopRequest) -> State:
@@ -268,6 +269,7 @@ class Loop:
             progress = self.pace.progress(self.state.step, elapsed)
             if stopping:
                 self.checkpoint()
+                self.accelerator.wait_for_everyone()  # or a launcher would end the one that writes
                 raise InterruptedTrainingError
             if progress >= 1:
                 break
@@ -364,18 +366,35 @@ class Loop:
         return elapsed > FIRST_VALIDATION * budget and self.state.validation_seconds < VALIDATION_SHARE * elapsed
 
     def _validate(self) -> None:
+        """Scores the shown model on all processes, which then know the same; the first one keeps the best."""
         begun = time.monotonic()
+        self._share_buffers()
         scores = dict(self.validate(self.shown))
+        seconds = self._of_the_first(time.monotonic() - begun)
+        self.state.validation_seconds += seconds
+        self.pace.keep_back((1 + 1.5 * self.accelerator.num_processes) * seconds)
+        # Turned round, so that a score that is not a number is kept if there is no better one.
+        better = not scores["mean_iou"] < self.state.best.get("mean_iou", -1.0)
+        self.state.last = scores
+        self.state.best = scores if better else self.state.best
         if self.accelerator.is_main_process:
-            better = scores["mean_iou"] >= self.state.best.get("mean_iou", -1.0)
             if better:
-                self.state.best = scores
                 self.keep(self.shown, "model", scores)
-            seconds = time.monotonic() - begun
-            self.state.validation_seconds += seconds
-            self.pace.keep_back(AFTER_LAST_STEP * seconds)
             self._tell("validation", {"step": self.state.step, **scores, "best": better, "validation_seconds": seconds})
         self.accelerator.wait_for_everyone()
+
+    def _share_buffers(self) -> None:
+        """Gives every process the first one's running statistics, so that the model scored is the model saved."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.shown.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def _of_the_first(self, value: float) -> float:
+        mine = value if self.accelerator.is_main_process else 0.0
+        if self.accelerator.num_processes == 1:
+            return mine
+        shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
+        return float(self.accelerator.reduce(shared, reduction="sum"))
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

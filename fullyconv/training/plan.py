@@ -14,7 +14,7 @@ from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
 from fullyconv.models import Alignment, Upscoring
 from fullyconv.training.loading import Decoder
-from fullyconv.training.recipes import RECIPES, Recipe
+from fullyconv.training.recipes import RECIPES, STAGED, Recipe
 from fullyconv.transforms import Augmentation
 
 DEFAULT_EPOCHS = 100
@@ -35,7 +35,7 @@ class Plan:
     budget_seconds: float | None
     parts: int
     validations: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     class_weights: tuple[float, ...] | None
     pretrained: str
 
@@ -57,7 +57,13 @@ class Plan:
 
 
 def recipe_of(
-    name: str, given: Mapping[str, Any], pairs: Sequence[Pair], crop: tuple[int, int] | None, whole_images: bool
+    name: str,
+    given: Mapping[str, Any],
+    pairs: Sequence[Pair],
+    *,
+    crop: tuple[int, int] | None,
+    whole_images: bool,
+    stage: int,
 ) -> Recipe:
     """A recipe by name, with the settings that are given in place of its own.
 
@@ -67,14 +73,26 @@ def recipe_of(
         pairs: Training images; samples are cut in their proportions.
         crop: Height and width of the samples; None finds them out.
         whole_images: Whether samples are the images as they are, unless a crop is given.
+        stage: 0, or how many finer taps than FCN-32s a net that starts from an earlier stage has: the paper's recipes
+            divide their learning rate by 100 for each.
     """
     base = RECIPES[name]
+    if name in STAGED:
+        base = replace(base, learning_rate=base.learning_rate / 100**stage)
     augmentation = None if whole_images else base.augmentation
     if crop is not None:
         augmentation = replace(augmentation or Augmentation(scale=(1, 1), aspect=1, light=0, focus=0), crop=crop)
     elif augmentation is not None:
         augmentation = replace(augmentation, crop=crop_for(pairs))
+    if augmentation is not None:
+        augmentation = replace(augmentation, peak=_peak(pairs))
     return replace(base, augmentation=augmentation, **{key: value for key, value in given.items() if value is not None})
+
+
+def stage_of(model: object, pretrained: str) -> int:
+    """0 for FCN-32s or a net that starts from a classifier; 1 for FCN-16s, 2 for FCN-8s from an earlier stage."""
+    finer = {"fcn16s": 1, "fcn8s": 2, "fcn4s": 3}
+    return 0 if pretrained in ("none", "hub") else finer.get(str(model).partition("-")[0], 0)
 
 
 def crop_for(pairs: Sequence[Pair]) -> tuple[int, int]:
@@ -133,12 +151,17 @@ def architecture_of(
     }
 
 
+def _peak(pairs: Sequence[Pair]) -> float:
+    """The brightest value of up to 16 images of more than 8 bits, in [0, 1]; 1 for 8 bits."""
+    samples = [images.read_image(pair.image, channels=None) for pair in pairs[:: max(1, len(pairs) // 16)]]
+    wide = [float(image.max()) for image in samples if image.dtype != torch.uint8]
+    return max(wide) if wide and max(wide) > 0 else 1.0
+
+
 def _bands(pairs: Sequence[Pair]) -> int:
     """1 if all of the first images are grey, 3 for colour with or without alpha, else the number of their bands."""
-    found = {images.read_image(pair.image, channels=None).shape[0] for pair in pairs[:: max(1, len(pairs) // 16)]}
-    if found == {1}:
-        return 1
-    return 3 if max(found) <= 4 else max(found)
+    most = max(images.read_image(pair.image, channels=None).shape[0] for pair in pairs[:: max(1, len(pairs) // 16)])
+    return 3 if most in (3, 4) else most
 
 
 def _statistics(pairs: Sequence[Pair], bands: int) -> dict[str, list[float]]:
@@ -166,7 +189,7 @@ def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if _bf16_pays() else "fp32"
 
 

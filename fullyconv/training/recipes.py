@@ -51,7 +51,8 @@ class Recipe:
 
 
 # cvpr15: Long et al. 2015, section 4.3, the rate for VGG16. heavy: the authors' solver files (batch 1, momentum 0.99,
-# the loss summed over pixels); 1e-10 is for FCN-32s, later stages divide it by 100 each.
+# the loss summed over pixels); both rates are for FCN-32s.
+STAGED = frozenset({"cvpr15", "heavy"})
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
     "cvpr15": Recipe("sgd", 1e-4, 0.9, 5e-4, "constant", 0.0, 20, balance="none", ema=0.0, augmentation=None),

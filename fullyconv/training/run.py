@@ -6,16 +6,19 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
+from torch import Tensor
 
 from fullyconv import artefact, doctor, metrics
 from fullyconv.datasets import Dataset, open_dataset
@@ -25,8 +28,9 @@ from fullyconv.models import FCN, create, start_from
 from fullyconv.prediction import Segmenter
 from fullyconv.report import write_report
 from fullyconv.sampling import Stream
+from fullyconv.training import checkpoints
 from fullyconv.training.journal import Journal
-from fullyconv.training.loading import Decoder, Samples, batches
+from fullyconv.training.loading import CACHE_BYTES, Decoder, Samples, batches
 from fullyconv.training.plan import (
     Plan,
     Precision,
@@ -35,16 +39,22 @@ from fullyconv.training.plan import (
     precision_of,
     recipe_of,
     seconds_of,
+    stage_of,
     steps_of,
 )
 from fullyconv.training.recipes import optimizer_of, parameter_groups
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator, PartialState
+
+    from fullyconv.training.loop import Loop, StopRequest
 
 CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What training made."""
+    """What training made; the same on every process."""
 
     run: Path
     best: Mapping[str, float]
@@ -114,7 +124,7 @@ def train(
         lr: Learning rate at the top of the schedule.
         optimizer: adamw or sgd.
         schedule: How the learning rate falls.
-        loss: On the logits at image size.
+        loss: On the logits at image size; dice and focal are means over each part of a batch.
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are saved; 0 for none.
         crop: Height and width of training samples.
@@ -150,11 +160,18 @@ def train(
             "balance": balance,
             "ema": ema,
         }
-        chosen = recipe_of(recipe, given, dataset.pairs("train"), crop, whole_images)
+        chosen = recipe_of(
+            recipe,
+            given,
+            dataset.pairs("train"),
+            crop=crop,
+            whole_images=whole_images,
+            stage=stage_of(model, pretrained),
+        )
         plan = Plan(
             data=str(data.root if isinstance(data, Dataset) else data),
             fingerprint=_fingerprint(dataset),
-            architecture=model.architecture
+            architecture=model.named_architecture()
             if isinstance(model, Segmenter)
             else architecture_of(model, dataset, channels, upscore, dropout, alignment),
             recipe=chosen,
@@ -163,7 +180,7 @@ def train(
             budget_seconds=seconds_of(budget) if budget else None,
             parts=accumulate,
             validations=validations,
-            precision=precision_of(precision),
+            precision=precision,
             class_weights=None,
             pretrained=pretrained,
         )
@@ -173,114 +190,185 @@ def train(
         for name, value in options.items()
         if isinstance(value, int | float | str | tuple)
     }
-    return _carry_out(
-        plan, dataset, model, folder, plain, resume=resume, workers=workers, begun=begun, examination=examination
-    )
+    with _processes() as state:
+        plan = replace(plan, precision=_agreed(precision_of(plan.precision), state))
+        run = _Run(plan, dataset, folder, plain, examination, begun)
+        return run.carry_out(model, resume=resume, workers=workers)
 
 
-def _carry_out(
-    plan: Plan,
-    dataset: Dataset,
-    model: str | Segmenter,
-    folder: Path,
-    options: Mapping[str, Any],
-    *,
-    resume: bool,
-    workers: int | None,
-    begun: float,
-    examination: doctor.Examination,
-) -> TrainingRun:
-    """Trains by a plan into a run folder; `begun` is when the command was given, on the monotonic clock."""
-    from accelerate import Accelerator  # a guest, only here
+@contextmanager
+def _processes() -> Iterator["PartialState"]:
+    """The processes that train together, found anew for each run: Accelerate would keep the first run's settings."""
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
 
-    from fullyconv.training.loop import InterruptedTrainingError, Loop, Objective, Pace, StopRequest
+    # Without `cpu`, processes on CPUs would not find each other; without the timeout, those that wait while the first
+    # one draws its report would give up after ten minutes.
+    cpu = not torch.accelerator.is_available()
+    try:
+        yield PartialState(cpu=cpu, timeout=timedelta(hours=12)) if "RANK" in os.environ else PartialState(cpu=cpu)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
-    tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else None
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # without it, processes on CPUs would not find each other
-        mixed_precision="bf16" if plan.precision == "bf16" else "no",
-        log_with=tracker,
-        project_dir=folder,
-    )
-    processes = accelerator.num_processes
-    _refuse_uneven(plan, processes)
-    pairs = dataset.pairs("train")
-    network = _network(model, plan, dataset).to(memory_format=torch.channels_last).to(accelerator.device)
-    decoder = Decoder(pairs, dataset.labels, network.mean.shape[1])
-    if plan.recipe.balance != "none" and plan.class_weights is None:
-        plan = replace(plan, class_weights=class_weights_of(decoder, plan.recipe.balance))
-    facts = {"plan": plan.to_json(), "data": plan.fingerprint}
 
-    def keep(shown: FCN, name: str, scores: Mapping[str, float]) -> None:
-        artefact.save(folder / name, shown, dataset.labels, plan.architecture, {"metrics": dict(scores), **facts})
+def _agreed(precision: Literal["fp32", "bf16"], state: "PartialState") -> Literal["fp32", "bf16"]:
+    """The first process's choice: each has measured on its own."""
+    if state.num_processes == 1:
+        return precision
+    from accelerate.utils import broadcast_object_list
 
-    def validate(shown: FCN) -> dict[str, float]:
-        mine = dataset.pairs("val")[accelerator.process_index :: processes]
-        confusion = count(Segmenter(shown, dataset.labels), mine, dataset.labels).confusion
-        return metrics.scores(accelerator.reduce(confusion.to(accelerator.device), reduction="sum").cpu())
+    shared: list[Literal["fp32", "bf16"]] = [precision]
+    broadcast_object_list(shared)
+    return shared[0]
 
-    weight = torch.tensor(plan.class_weights, device=accelerator.device) if plan.class_weights else None
-    loop = Loop(
-        network,
-        Objective(network, plan.recipe.loss, weight, dataset.labels.ignore_index),
-        plan.recipe,
-        optimizer_of(plan.recipe, parameter_groups(plan.recipe, network)),
-        accelerator,
-        Pace(plan.steps, plan.budget_seconds, begun),
-        parts=plan.parts,
-        seed=plan.seed,
-        validations=plan.validations,
-        checkpoint_seconds=CHECKPOINT_SECONDS,
-        run=folder,
-        validate=validate,
-        keep=keep,
-    )
-    if resume:
-        loop.restore()
-    source = batches(
-        Samples(decoder, Stream(plan.seed, len(pairs)), plan.recipe.augmentation),
-        step=loop.state.step,
-        batch=plan.recipe.batch,
-        parts=plan.parts,
-        process=accelerator.process_index,
-        processes=processes,
-        workers=_workers(processes) if workers is None else workers,
-    )
-    with StopRequest() as stop, closing(source):
-        if accelerator.is_main_process and not resume:
-            _open_run(folder, plan, options)
-        accelerator.wait_for_everyone()
-        if tracker:
-            accelerator.init_trackers("tensorboard")
-        journal = Journal(folder, accelerator, from_step=loop.state.step)
-        for line in _introduction(plan, examination, network, loop.state.step):
-            journal.say(line)
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a plan into a folder; `begun` is when the command was given, on the monotonic clock."""
+
+    plan: Plan
+    dataset: Dataset
+    folder: Path
+    options: Mapping[str, Any]
+    examination: doctor.Examination
+    begun: float
+
+    def carry_out(self, model: str | Segmenter, *, resume: bool, workers: int | None) -> TrainingRun:
+        """Trains, evaluates the best model, and draws the report."""
+        from accelerate import Accelerator  # a guest, only here
+
+        from fullyconv.training.loop import StopRequest
+
+        plan = self.plan
+        torch.backends.cudnn.deterministic = True
+        tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else None
+        accelerator = Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision="bf16" if plan.precision == "bf16" else "no",
+            log_with=tracker,
+            project_dir=self.folder,
+        )
+        processes = accelerator.num_processes
+        _refuse_uneven(plan, processes)
+        goes_on = resume and bool(checkpoints.files(self.folder / "checkpoints"))
+        network, start = _network(model, plan, self.dataset, empty=goes_on)
+        network = network.to(memory_format=torch.channels_last).to(accelerator.device)
+        decoder = Decoder(
+            self.dataset.pairs("train"), self.dataset.labels, network.mean.shape[1], limit=CACHE_BYTES // processes
+        )
+        if plan.recipe.balance != "none" and plan.class_weights is None:
+            plan = replace(plan, class_weights=class_weights_of(decoder, plan.recipe.balance))
+        with StopRequest() as stop:
+            loop = self._loop(plan, network, accelerator)
+            if goes_on:
+                loop.restore()
+            elif accelerator.is_main_process:
+                _open_run(self.folder, plan, self.options)
+                loop.checkpoint()  # from here on, nothing that the run started from is needed again
+            accelerator.wait_for_everyone()
+            if tracker:
+                accelerator.init_trackers("tensorboard")
+            journal = Journal(self.folder, accelerator, from_step=loop.state.step)
+            for line in _introduction(plan, self.examination, network, loop.state.step, start):
+                journal.say(line)
+            with closing(self._source(plan, decoder, loop.state.step, accelerator, workers)) as source:
+                self._fit(loop, source, journal, stop)
+        self._finish(loop, accelerator)
+        return self._result(loop)
+
+    def _loop(self, plan: Plan, network: FCN, accelerator: "Accelerator") -> "Loop":
+        from fullyconv.training.loop import Loop, Objective, Pace
+
+        labels = self.dataset.labels
+        weight = torch.tensor(plan.class_weights, device=accelerator.device) if plan.class_weights else None
+
+        def keep(shown: FCN, name: str, scores: Mapping[str, float]) -> None:
+            facts = {"metrics": dict(scores), "plan": plan.to_json(), "data": plan.fingerprint}
+            artefact.save(self.folder / name, shown, labels, plan.architecture, facts)
+
+        def validate(shown: FCN) -> dict[str, float]:
+            mine = self.dataset.pairs("val")[accelerator.process_index :: accelerator.num_processes]
+            confusion = count(Segmenter(shown, labels), mine, labels).confusion
+            return metrics.scores(accelerator.reduce(confusion.to(accelerator.device), reduction="sum").cpu())
+
+        return Loop(
+            network,
+            Objective(network, plan.recipe.loss, weight, labels.ignore_index),
+            plan.recipe,
+            optimizer_of(plan.recipe, parameter_groups(plan.recipe, network)),
+            accelerator,
+            Pace(plan.steps, plan.budget_seconds, self.begun),
+            parts=plan.parts,
+            seed=plan.seed,
+            validations=plan.validations,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
+            run=self.folder,
+            validate=validate,
+            keep=keep,
+        )
+
+    def _source(
+        self, plan: Plan, decoder: Decoder, step: int, accelerator: "Accelerator", workers: int | None
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
+        return batches(
+            Samples(decoder, Stream(plan.seed, len(decoder.pairs)), plan.recipe.augmentation),
+            step=step,
+            batch=plan.recipe.batch,
+            parts=plan.parts,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+            workers=_workers(accelerator.num_processes) if workers is None else workers,
+        )
+
+    def _fit(
+        self, loop: "Loop", source: Iterator[tuple[Tensor, Tensor]], journal: Journal, stop: "StopRequest"
+    ) -> None:
+        from fullyconv.training.loop import InterruptedTrainingError
+
         try:
             with journal:
-                state = loop.fit(source, journal.write, stop)
-        except InterruptedTrainingError:
-            resumed = f"fullyconv train {plan.data} --out {folder} --resume"
-            raise KeyboardInterrupt(f"stopped at step {loop.state.step}, saved; go on with: {resumed}") from None
-    if accelerator.is_main_process:
-        keep(loop.shown, "last", state.best)
-        evaluate(folder, dataset, split="val", out=folder / "evaluation")
-        write_report(folder)
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    minutes = loop.pace.elapsed() / 60
-    return TrainingRun(
-        run=folder,
-        best=state.best,
-        epochs=state.images / len(pairs),
-        steps=state.step,
-        images_per_second=state.images / (60 * minutes),
-        minutes=minutes,
-    )
+                loop.fit(source, journal.write, stop)
+        except (InterruptedTrainingError, KeyboardInterrupt) as stopped:
+            again = shlex.join(["fullyconv", "train", self.plan.data, "--out", str(self.folder), "--resume"])
+            saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
+            raise KeyboardInterrupt(f"stopped at step {loop.state.step}, {saved}; go on with: {again}") from None
+
+    def _finish(self, loop: "Loop", accelerator: "Accelerator") -> None:
+        """Keeps the last model, scores the best one as `evaluate` does, and draws the report; on the first process."""
+        try:
+            if accelerator.is_main_process:
+                loop.keep(loop.shown, "last", loop.state.last)
+                evaluate(self.folder, self.dataset, split="val", out=self.folder / "evaluation")
+                write_report(self.folder)
+        except KeyboardInterrupt:
+            again = shlex.join(["fullyconv", "evaluate", str(self.folder), self.plan.data])
+            raise KeyboardInterrupt(f"trained, but the report is not drawn; score the model with: {again}") from None
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+    def _result(self, loop: "Loop") -> TrainingRun:
+        minutes = loop.pace.elapsed() / 60
+        return TrainingRun(
+            run=self.folder,
+            best=loop.state.best,
+            epochs=loop.state.images / len(self.dataset.pairs("train")),
+            steps=loop.state.step,
+            images_per_second=loop.state.images / (60 * minutes),
+            minutes=minutes,
+        )
 
 
-def _began_with(plan: Path, dataset: Dataset) -> bool:
-    values = json.loads(plan.read_text(encoding="utf-8"))
-    return bool(values.get("fingerprint") == _fingerprint(dataset))
+def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
+    """The plans under runs/ that were made for these data; damaged ones are passed over."""
+    mine = []
+    for file in Path("runs").glob("*/plan.json"):
+        try:
+            same = json.loads(file.read_text(encoding="utf-8")).get("fingerprint") == fingerprint
+        except (json.JSONDecodeError, OSError):
+            continue
+        if same:
+            mine.append(file)
+    return mine
 
 
 def _saved_plan(folder: Path, dataset: Dataset) -> Plan:
@@ -316,8 +404,8 @@ def _run_folder(dataset: Dataset, model: str | Segmenter, out: Path | None, resu
     if out is None:
         name = model if isinstance(model, str) else model.architecture.get("name", "model")
         base = Path("runs") / f"{dataset.root.resolve().name}-{name}"
-        mine = [file for file in Path("runs").glob("*/plan.json") if _began_with(file, dataset)]
-        if resume and mine:
+        mine = _runs_on(_fingerprint(dataset)) if resume else []
+        if mine:
             return max(mine, key=lambda file: file.stat().st_mtime).parent
         numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
         return next(folder for folder in numbered if not folder.exists())
@@ -328,9 +416,16 @@ def _run_folder(dataset: Dataset, model: str | Segmenter, out: Path | None, resu
     return out
 
 
-def _network(model: str | Segmenter, plan: Plan, dataset: Dataset) -> FCN:
-    """The network as it starts: a copy of a given one, or a new one with the weights that the plan names."""
-    if isinstance(model, Segmenter):
+def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: bool) -> tuple[FCN, str]:
+    """The network as it starts, and a sentence that says from what.
+
+    Args:
+        model: A segmenter is copied.
+        plan: Names the network and the weights that it starts from.
+        dataset: Its classes are scored.
+        empty: Whether a checkpoint will give the weights, so that none need be found.
+    """
+    if isinstance(model, Segmenter) and not empty:
         if model.labels.names != dataset.labels.names:
             raise FullyconvError(
                 "SEG-M006",
@@ -338,12 +433,19 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset) -> FCN:
                 f"{len(dataset.labels)} ({', '.join(dataset.labels.names[:5])}, ...); make a new model, or start from "
                 "this one's weights with --pretrained",
             )
-        return copy.deepcopy(model.model)
+        return copy.deepcopy(model.model), "weights start as the given model's"
     torch.manual_seed(plan.seed)
-    network = create(**plan.architecture, pretrained=plan.pretrained == "hub")
-    if plan.pretrained not in ("none", "hub"):
-        start_from(network, artefact.weight_file(Path(plan.pretrained)))
-    return network
+    network = create(**plan.architecture, pretrained=plan.pretrained == "hub" and not empty)
+    if empty or plan.pretrained == "hub":
+        return network, "weights start as the classifier's from the hub"
+    if plan.pretrained == "none":
+        return network, "weights start at random; --pretrained hub or FILE starts from a classifier"
+    file = artefact.weight_file(Path(plan.pretrained))
+    taken = start_from(network, file)
+    new = (
+        f"; new are {', '.join(taken.missing[:3])}{', ...' if len(taken.missing) > 3 else ''}" if taken.missing else ""
+    )
+    return network, f"{len(taken.kept)} of {len(taken.kept) + len(taken.missing)} tensors start as in {file}{new}"
 
 
 def _refuse_uneven(plan: Plan, processes: int) -> None:
@@ -379,8 +481,8 @@ def _open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
 
 
 def _fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Which data a model saw: the names and sizes of the files, hashed."""
-    digest = hashlib.sha256()
+    """Which data a model saw: the classes, and the names and sizes of the files, hashed."""
+    digest = hashlib.sha256(json.dumps(dataset.labels.to_dict()).encode())
     for split in ("train", "val"):
         for pair in dataset.pairs(split):
             sizes = [file.stat().st_size for file in (pair.image, pair.mask) if file]
@@ -392,7 +494,7 @@ def _fingerprint(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _introduction(plan: Plan, examination: doctor.Examination, network: FCN, start: int) -> list[str]:
+def _introduction(plan: Plan, examination: doctor.Examination, network: FCN, step: int, start: str) -> list[str]:
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     recipe = plan.recipe
     length = f"{plan.steps} steps" if plan.steps else f"a budget of {(plan.budget_seconds or 0) / 60:g} minutes"
@@ -402,6 +504,5 @@ def _introduction(plan: Plan, examination: doctor.Examination, network: FCN, sta
         f"pixel {float(network.grid.start):g}, receptive field {network.coarsest.field}, {plan.precision}",
         f"{length}, batch {recipe.batch}, {recipe.optimizer} at {recipe.learning_rate:g}, seed {plan.seed}",
     ]
-    if plan.pretrained == "none" and not start:
-        lines.append("weights start at random; --pretrained hub or FILE starts from a classifier")
-    return [*lines, f"resumed at step {start}"] if start else lines
+    resumed = f"resumed at step {step} by its own plan; other options given now do not count"
+    return [*lines, resumed if step else start]
