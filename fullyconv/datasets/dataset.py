@@ -37,11 +37,13 @@ class Pair:
             path, so that a copy may be named after it.
         image: The image file. A list may name files that do not exist; the doctor reports them.
         mask: The mask file; None for an image that nobody has labelled.
+        more: Further pictures of the same scene, such as its depth. Their bands follow those of the image.
     """
 
     name: str
     image: Path
     mask: Path | None
+    more: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Dataset:
         splits: The pairs of each split, such as train, val and test.
         notes: What was inferred and not read, in sentences for the user.
         unpaired: Images without a mask and masks without an image, which are in no split.
+        also: The same images under other labels, such as geometric classes beside semantic ones. Their pairs have the
+            names of this one's; a network learns a further head from each.
     """
 
     layout: str
@@ -63,6 +67,7 @@ class Dataset:
     splits: dict[str, tuple[Pair, ...]]
     notes: tuple[str, ...] = ()
     unpaired: tuple[Path, ...] = ()
+    also: tuple["Dataset", ...] = ()
 
     def __post_init__(self) -> None:
         for split, pairs in self.splits.items():
