@@ -1,4 +1,4 @@
-"""Losses on full-size logits, and class weights from pixel counts. `kernels` has the cross-entropy of coarse scores."""
+"""Losses on full-size logits, sampling of pixels, class weights. `kernels` has the cross-entropy of coarse scores."""
 
 from typing import Literal
 
@@ -109,6 +109,29 @@ def dice(
     importance = (pixels > 0).to(overlap) if weight is None else (pixels > 0) * weight.to(overlap)
     # `where`, because a class outside the target has overlap 0/0 if `smooth` is 0.
     return _mean((importance * torch.where(pixels > 0, 1 - overlap, 0)).sum(), importance.sum())
+
+
+def sampled(
+    target: Integer[Tensor, "n h w"], keep: float, generator: torch.Generator, *, ignore_index: int = 255
+) -> Integer[Tensor, "n h w"]:
+    """The target in which each pixel is kept with probability `keep`, on its own, and ignored otherwise.
+
+    Whole-image training is patchwise training on all receptive fields at once, so to drop pixels from the loss is to
+    sample patches. A summed loss shrinks by `keep` in expectation: take `1 / keep` times as many images per batch, as
+    the paper does, or divide the loss by `keep`.
+
+    Args:
+        target: Class indices or `ignore_index`; what is ignored stays so.
+        keep: In (0, 1].
+        generator: The only source of chance.
+        ignore_index: The target value of pixels that do not count.
+
+    Source: Long, Shelhamer and Darrell 2015, sections 3.4 and 4.3.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must be a probability above 0 and at most 1, got {keep}")
+    drawn = torch.rand(target.shape, generator=generator, device=generator.device)
+    return target.masked_fill((drawn >= keep).to(target.device), ignore_index)
 
 
 def class_weights(pixel_counts: Integer[Tensor, "*images k"], scheme: WeightScheme) -> Float[Tensor, " k"]:

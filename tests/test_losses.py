@@ -1,4 +1,4 @@
-"""Losses on full-size logits, and class weights."""
+"""Losses on full-size logits, sampling of pixels, class weights."""
 
 import math
 from collections.abc import Callable
@@ -113,6 +113,43 @@ def test_dice_averages_over_the_classes_in_the_target() -> None:
     weight = torch.tensor([3.0, 1.0, 9.0, 9.0])
     assert losses.dice(logits, target, smooth=0.0, weight=weight).item() == pytest.approx(1 - (3 * 0.375 + 0.25) / 4)
     assert losses.dice(logits, target).item() == pytest.approx(1 - (2.5 / 5 + 1.5 / 3) / 2)
+
+
+@pytest.mark.parametrize("keep", [0.25, 0.5])
+def test_sampling_by_ignoring_is_a_bernoulli_mask_on_the_loss(keep: float) -> None:
+    logits, target = example(torch.float64)
+    ignoring, masking = (logits.clone().requires_grad_() for _ in range(2))
+    kept = losses.sampled(target, keep, torch.Generator().manual_seed(3))
+    losses.cross_entropy(ignoring, kept, reduction="sum").backward()
+    mask = torch.rand(target.shape, generator=torch.Generator().manual_seed(3)) < keep
+    (mask * F.cross_entropy(masking, target, ignore_index=255, reduction="none")).sum().backward()
+    assert ignoring.grad is not None
+    assert masking.grad is not None
+    assert ignoring.grad.any()
+    assert torch.equal(ignoring.grad, masking.grad)
+
+
+def test_sampled_losses_are_the_full_loss_in_expectation() -> None:
+    logits, target = example(torch.float64)
+    generator, keep, draws = torch.Generator().manual_seed(0), 0.25, 10_000
+    pixels = F.cross_entropy(logits, target, ignore_index=255, reduction="none")
+    kept = losses.sampled(target.repeat(draws, 1, 1), keep, generator).view(draws, *target.shape)
+    totals = torch.where(kept != 255, pixels, 0).sum((1, 2, 3)) / keep
+    three_sigma = 3 * totals.std().item() / math.sqrt(draws)
+    assert totals.mean().item() == pytest.approx(pixels.sum().item(), abs=three_sigma)
+    assert three_sigma < 0.01 * pixels.sum().item()
+
+
+def test_sampling_keeps_what_was_ignored_and_all_pixels_at_one() -> None:
+    _, target = example()
+    assert (losses.sampled(target, 0.5, torch.Generator())[target == 255] == 255).all()
+    assert torch.equal(losses.sampled(target, 1.0, torch.Generator()), target)
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.5, 1.5])
+def test_sampling_with_what_is_no_probability_is_refused(keep: float) -> None:
+    with pytest.raises(ValueError, match="keep must be a probability"):
+        losses.sampled(torch.zeros(1, 2, 2, dtype=torch.int64), keep, torch.Generator())
 
 
 def test_log_weights_are_those_of_enet() -> None:
