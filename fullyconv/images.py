@@ -43,6 +43,8 @@ TURNS = {
 STRETCH = {"L;2": 85, "L;4": 17}
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
 # Numbers too wide for Pillow's 8-bit modes.
+# Where NYUDv2, PASCAL-Context and SIFT Flow keep a label map; beside it SIFT Flow has names and more.
+MAT_VARIABLES = ("segmentation", "LabelMap", "S")
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
 # Users name their own files, and images beyond Pillow's limit of 179 million pixels are this package's business.
@@ -140,8 +142,8 @@ def read_raw_mask(path: str | Path, *, colors: bool = False) -> Array:
     """The numbers or colours of a mask file, upright and otherwise as stored.
 
     What is a number: grey levels of 8 and 16 bits; the samples of grey PNGs of 1, 2 and 4 bits (0 ... 1, 3, 15, not
-    stretched to 255); the indices of a palette in colour, as PASCAL VOC's; `Segmentation` in the .mat files of VOC's
-    tools, SBD and CrackForest. What is a colour: RGB and RGBA (alpha is dropped), and the palette of a GIF, whose
+    stretched to 255); the indices of a palette in colour, as PASCAL VOC's; the label map of the
+    .mat files of SBD, CrackForest, NYUDv2, SIFT Flow and PASCAL-Context. What is a colour: RGB and RGBA (alpha is dropped), and the palette of a GIF, whose
     indices every encoder orders anew. A palette of nothing but greys is an 8-bit grey picture stored compactly, and
     gives its grey levels.
 
@@ -465,11 +467,17 @@ def _read_mat(path: Path) -> Array:
         raise FullyconvError(
             "SEG-D011", f"{path} holds {held}: {len(found)} label maps were found in it, expected exactly one"
         )
-    return found[0]
+    # MATLAB's own kind of number is the double.
+    return _whole_numbers(found[0], path) if found[0].dtype.kind == "f" else found[0]
 
 
 def _label_arrays(variables: dict[str, Any]) -> Iterator[Array]:
-    """The label maps in a .mat file: the field `Segmentation` of its structs, else its 2-D arrays of integers."""
+    """The label maps in a .mat file: the variable that a data set is known to keep them in, else the field
+    `Segmentation` of its structs, else its 2-D arrays of integers."""
+    known = [variables[name] for name in MAT_VARIABLES if name in variables]
+    if known:
+        yield from known
+        return
     structs = [value for value in variables.values() if value.dtype.names]
     for struct in structs:
         if "Segmentation" in struct.dtype.names:

@@ -182,6 +182,31 @@ def test_mat_files_of_sbd_and_crackforest(tmp_path: Path) -> None:
 
 
 def test_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"), [("segmentation", np.uint8), ("S", np.float64), ("S", np.int16), ("LabelMap", np.uint16)]
+)
+def test_mat_files_of_nyud_sift_flow_and_pascal_context(tmp_path: Path, name: str, kind: type) -> None:
+    from scipy.io import savemat
+
+    beside = {
+        "names": np.array(["sky", "sea"], object),
+        "metaData": {"source": "LabelMe"},
+        "counts": np.eye(2, dtype=int),
+    }
+    savemat(tmp_path / "a.mat", {name: LETTER.astype(kind), **beside})
+    raw = read_raw_mask(tmp_path / "a.mat")
+    assert np.array_equal(raw, LETTER)
+    assert raw.dtype.kind in "ui"
+
+
+def test_label_map_of_fractions_is_refused(tmp_path: Path) -> None:
+    from scipy.io import savemat
+
+    savemat(tmp_path / "a.mat", {"S": LETTER + 0.5})
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*a\.mat holds fractions"):
+        read_raw_mask(tmp_path / "a.mat")
+
+
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
     with pytest.raises(FullyconvError, match=r"SEG-D024  .*pip install 'fullyconv\[mat\]'"):
         read_raw_mask(tmp_path / "a.mat")
