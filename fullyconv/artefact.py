@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 
 
 def save(
-    folder: Path, model: FCN, labels: LabelSet, architecture: Mapping[str, Any], facts: Mapping[str, Any] | None = None
+    folder: Path,
+    model: FCN,
+    labels: LabelSet,
+    architecture: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+    *,
+    bands: Sequence[int] = (),
 ) -> None:
     """Writes a model folder; an older one of the same name is replaced only when the new one is whole.
 
@@ -30,6 +36,7 @@ def save(
         labels: The classes that it predicts.
         architecture: The arguments of `models.create` that build it.
         facts: What else is worth keeping: metrics with their convention, the data's fingerprint, the plan.
+        bands: Of each picture of a scene; if left out, all in one picture.
 
     Raises:
         FullyconvError: SEG-M012 if the folder holds anything else than an earlier model.
@@ -47,6 +54,7 @@ def save(
         "preprocessing": {
             "range": [0, 1],
             "channels": model.mean.shape[1],
+            "bands": list(bands) or [model.mean.shape[1]],
             "mean": model.mean.flatten().tolist(),
             "std": model.std.flatten().tolist(),
         },

@@ -164,6 +164,13 @@ FAULTS: dict[str, Fault] = {
         "This kind of file needs a package that is not installed by default.",
         "Install it with the command in the message.",
     ),
+    "SEG-D030": Fault(
+        "The pictures of a scene do not go together",
+        "A network that was trained on several pictures of each scene, such as colour and depth, reads them all, pixel "
+        "by pixel; or a list gives some images further pictures, and others none.",
+        "Give every image its further pictures, alike in number and size: a template more=depth/{name}.png beside "
+        "images= and masks=, a column more in a manifest, --more on the command line.",
+    ),
     # E: evaluation and scores
     "SEG-E001": Fault(
         "The truth holds a value that is no class",

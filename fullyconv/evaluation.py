@@ -363,7 +363,9 @@ def _predicted(segmenter: Segmenter, image: Tensor) -> Tensor:
 
 def _decoded(pair: Pair, segmenter: Segmenter, labels: LabelSet) -> tuple[Tensor, Tensor]:
     assert pair.mask is not None, "pairs without masks are refused before"
-    return images.read_image(pair.image, channels=segmenter.channels), images.read_mask(pair.mask, labels)
+    # A network of colours alone is scored on a data set of colours and depth, too.
+    pictures = pair.pictures[: len(segmenter.bands)]
+    return images.stack(pictures, segmenter.bands), images.read_mask(pair.mask, labels)
 
 
 def _with_masks(dataset: Dataset, split: str) -> Sequence[Pair]:

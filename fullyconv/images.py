@@ -7,7 +7,7 @@ against the image, and the doctor reports it.
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 
 Array = np.ndarray[Any, Any]
+Picture = str | Path | Image.Image | Array | Tensor
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -42,9 +43,9 @@ TURNS = {
 # Pillow stretches grey PNGs of 2 and 4 bits to 0 ... 255; in a mask the sample itself is the class.
 STRETCH = {"L;2": 85, "L;4": 17}
 GREY_MODES = frozenset({"1", "L", "LA", "La"})
-# Numbers too wide for Pillow's 8-bit modes.
 # Where NYUDv2, PASCAL-Context and SIFT Flow keep a label map; beside it SIFT Flow has names and more.
 MAT_VARIABLES = ("segmentation", "LabelMap", "S")
+# Numbers too wide for Pillow's 8-bit modes.
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 
 # Users name their own files, and images beyond Pillow's limit of 179 million pixels are this package's business.
@@ -77,7 +78,7 @@ def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, 
     return _unit_interval(torch.from_numpy(bands), path)
 
 
-def as_tensor(image: str | Path | Image.Image | Array | Tensor, *, channels: int) -> Shaped[Tensor, "c h w"]:
+def as_tensor(image: Picture, *, channels: int) -> Shaped[Tensor, "c h w"]:
     """A picture in any of its usual forms as `read_image` would give it.
 
     Args:
@@ -104,14 +105,49 @@ def as_tensor(image: str | Path | Image.Image | Array | Tensor, *, channels: int
     return _unit_interval(torch.from_numpy(np.ascontiguousarray(bands)), given)
 
 
+def stack(pictures: Sequence[Picture], bands: Sequence[int]) -> Shaped[Tensor, "c h w"]:
+    """Pictures of one scene, such as its colours and its depth, as one image: the bands of each follow the last's.
+
+    Args:
+        pictures: In the forms that `as_tensor` takes; or one array or tensor that holds the bands of all.
+        bands: Of each picture: 1 grey, 3 RGB, 4 RGBA, or its own number.
+
+    Returns:
+        uint8 if every picture has 8 bits, else float32 in [0, 1].
+
+    Raises:
+        FullyconvError: SEG-D030 if the pictures are not as many as `bands`, or differ in size.
+    """
+    if len(pictures) == 1 and _band_count(pictures[0]) == sum(bands):
+        bands = (sum(bands),)
+    if len(pictures) != len(bands):
+        wanted = " and ".join(map(str, bands))
+        raise FullyconvError(
+            "SEG-D030",
+            f"expected {len(bands)} pictures of each scene, of {wanted} bands, got {len(pictures)}; further pictures, "
+            "such as depth, follow the image: --more 'depth/{name}.png', or more=[...] in Python",
+        )
+    parts = [as_tensor(picture, channels=count) for picture, count in zip(pictures, bands, strict=True)]
+    sizes = [f"{part.shape[2]}x{part.shape[1]}" for part in parts]
+    if len(set(sizes)) > 1:
+        names = [str(picture) for picture in pictures if isinstance(picture, str | Path)]
+        told = f" ({', '.join(names)})" if names else ""
+        raise FullyconvError(
+            "SEG-D030", f"the pictures of one scene{told} must be alike in size, got {', '.join(sizes)}"
+        )
+    if len({part.dtype for part in parts}) > 1:
+        parts = [to_float(part) for part in parts]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
 def to_float(image: Shaped[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
     """A picture as networks read it: float32 in [0, 1]."""
     return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def to_rgb(image: Shaped[Tensor, "c h w"]) -> Array:
-    """A picture as people see it: uint8 `(H, W, 3)`; of other than three or four bands, the first in grey."""
-    bands = image[:3] if len(image) in {3, 4} else image[:1].expand(3, -1, -1)
+    """A picture as people see it: uint8 `(H, W, 3)`, from the first three bands; of fewer, the first in grey."""
+    bands = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
     pixels = bands if bands.dtype == torch.uint8 else (bands * 255).round().to(torch.uint8)
     return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
 
@@ -366,6 +402,13 @@ def _with_channels(bands: Array, channels: int, path: Path) -> Array:
         raise FullyconvError("SEG-D011", f"{path} has {have} channels, not {channels}; ask for {have} instead")
     opaque = np.full_like(bands, 1 if bands.dtype.kind == "f" else np.iinfo(bands.dtype).max)
     return np.concatenate([bands, bands, bands, opaque][:channels])
+
+
+def _band_count(picture: Picture) -> int | None:
+    """The bands of an array or a tensor; None for a file or a Pillow image, which are one picture in any case."""
+    if isinstance(picture, Tensor):
+        return picture.shape[0]
+    return _bands_first(picture).shape[0] if isinstance(picture, np.ndarray) else None
 
 
 def _unit_interval(tensor: Tensor, path: Path) -> Tensor:

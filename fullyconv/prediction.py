@@ -1,6 +1,7 @@
 """A model and one image of any size: `Segmenter` predicts, `Segmentation` is the answer."""
 
 import glob
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,11 @@ from torch import Tensor
 from fullyconv import artefact, drawing, images
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import tile_plan
+from fullyconv.images import Picture
 from fullyconv.kernels import upsample_argmax
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN
 
-Picture = str | Path | Image.Image | np.ndarray[Any, Any] | Tensor
 Tiling = int | Literal["auto", "none"]
 
 WHOLE_IMAGE_PIXELS = 4_000_000  # a resnet18's largest maps take 0.5 kB per pixel, so 2 GB
@@ -73,6 +74,7 @@ class Segmenter:
         labels: The classes of its K channels.
         architecture: The arguments of `models.create` that build it, for `save`.
         facts: What else its model folder shall keep.
+        bands: Of each picture of a scene, such as (3, 1) for colour and depth; if left out, all in one picture.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Segmenter:
         labels: LabelSet,
         architecture: dict[str, Any] | None = None,
         facts: dict[str, Any] | None = None,
+        *,
+        bands: Sequence[int] = (),
     ) -> None:
         if len(labels) != model.num_classes:
             raise FullyconvError(
@@ -90,21 +94,23 @@ class Segmenter:
         self.labels = labels
         self.architecture = architecture or {}
         self.facts = facts or {}
+        self.bands = tuple(bands) or (self.channels,)
 
     @property
     def channels(self) -> int:
-        """Bands of the images that the network reads."""
+        """Bands of the images that the network reads, over all pictures of a scene."""
         return self.model.mean.shape[1]
 
-    def __call__(self, image: Picture, *, tile: Tiling = "auto") -> Segmentation:
+    def __call__(self, image: Picture, *, more: Sequence[Picture] = (), tile: Tiling = "auto") -> Segmentation:
         """The segmentation of an image: a file, a Pillow image, an array `(H, W[, C])` or a tensor `(C, H, W)`.
 
         Args:
             image: uint8, uint16, or float in [0, 1].
+            more: Further pictures of the scene, such as its depth, for a network that was trained on them.
             tile: Side of the tiles in pixels, a multiple of the coarsest stride; `auto` tiles what is larger than
                 4 megapixels; `none` never does.
         """
-        return predict(self, image, tile=tile)
+        return predict(self, image, more=more, tile=tile)
 
     def named_architecture(self) -> dict[str, Any]:
         """The arguments of `models.create` that build the network again.
@@ -122,7 +128,7 @@ class Segmenter:
 
     def save(self, folder: str | Path) -> None:
         """Writes the model folder; a folder that holds anything else than an earlier model is refused."""
-        artefact.save(Path(folder), self.model, self.labels, self.named_architecture(), self.facts)
+        artefact.save(Path(folder), self.model, self.labels, self.named_architecture(), self.facts, bands=self.bands)
 
 
 def load(folder: str | Path) -> Segmenter:
@@ -135,17 +141,19 @@ def load(folder: str | Path) -> Segmenter:
     facts: dict[str, Any] = {key: config[key] for key in ("metrics", "data", "plan") if key in config}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Segmenter(model, labels, config["architecture"], facts)
+    return Segmenter(model, labels, config["architecture"], facts, bands=config["preprocessing"].get("bands", ()))
 
 
-def predict(segmenter: Segmenter, image: Picture, *, tile: Tiling = "auto") -> Segmentation:
+def predict(
+    segmenter: Segmenter, image: Picture, *, more: Sequence[Picture] = (), tile: Tiling = "auto"
+) -> Segmentation:
     """The label map of an image of any size; tiled gives the same as whole.
 
     Tiles start on multiples of the coarsest stride and carry a halo as wide as the receptive field, so every coarse
     score is computed from just the pixels that it would see in the whole image. A network with global operations
     (squeeze-and-excitation, attention) sees only its tile there, so its tiles differ slightly from the whole.
     """
-    pixels = images.as_tensor(image, channels=segmenter.channels)
+    pixels = images.stack((image, *more), segmenter.bands)
     height, width = pixels.shape[1:]
     if tile == "auto":
         tile = 1024 if height * width > WHOLE_IMAGE_PIXELS else "none"
@@ -169,7 +177,8 @@ def _scores(model: FCN, pixels: Tensor) -> Tensor:
 def _tiled_scores(model: FCN, pixels: Tensor, tile: int) -> Tensor:
     """The coarse scores of the whole image, computed window by window; only they are ever held at full extent."""
     stride = int(model.coarsest.stride)
-    halo = model.coarsest.halo() + 2 * stride  # two cells more, for the upscoring between taps and to the image
+    # Two cells more, for the upscoring between taps and to the image, and what the map begins before the image.
+    halo = model.coarsest.halo() + 2 * stride + max(0, math.ceil(-model.grid.start))
     fine = int(model.grid.stride)
     rows, columns = (tile_plan(size, tile, stride, halo) for size in pixels.shape[1:])
     bands = []

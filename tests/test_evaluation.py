@@ -30,12 +30,9 @@ class Reader(Segmenter):
 
     def __init__(self, labels: LabelSet = LABELS) -> None:
         self.labels = labels
+        self.bands = (3,)
 
-    @property
-    def channels(self) -> int:
-        return 3
-
-    def __call__(self, image: Any, *, tile: Any = "auto") -> Segmentation:
+    def __call__(self, image: Any, *, more: Any = (), tile: Any = "auto") -> Segmentation:
         return Segmentation((image[0] // 10).numpy(), self.labels, image)
 
 

@@ -16,6 +16,7 @@ from fullyconv.images import (
     read_image,
     read_mask,
     read_raw_mask,
+    stack,
     write_mask,
     write_picture,
 )
@@ -181,7 +182,6 @@ def test_mat_files_of_sbd_and_crackforest(tmp_path: Path) -> None:
         read_raw_mask(tmp_path / "d.mat")
 
 
-def test_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("segmentation", np.uint8), ("S", np.float64), ("S", np.int16), ("LabelMap", np.uint16)]
 )
@@ -207,6 +207,7 @@ def test_label_map_of_fractions_is_refused(tmp_path: Path) -> None:
         read_raw_mask(tmp_path / "a.mat")
 
 
+def test_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
     with pytest.raises(FullyconvError, match=r"SEG-D024  .*pip install 'fullyconv\[mat\]'"):
         read_raw_mask(tmp_path / "a.mat")
@@ -302,3 +303,29 @@ def test_written_files_have_usual_permissions(tmp_path: Path) -> None:
 
 def test_every_data_fault_has_an_entry() -> None:
     assert {f"SEG-D{number:03}" for number in range(1, 25)} <= set(FAULTS)
+
+
+def test_pictures_of_a_scene_are_stacked_in_order(tmp_path: Path) -> None:
+    color, depth = np.full((4, 6, 3), 51, np.uint8), np.full((4, 6), 13107, np.uint16)
+    Image.fromarray(color).save(tmp_path / "color.png")
+    Image.fromarray(depth).save(tmp_path / "depth.png")
+    scene = stack((tmp_path / "color.png", tmp_path / "depth.png"), (3, 1))
+    assert scene.shape == (4, 4, 6)
+    assert torch.allclose(scene, torch.full((4, 4, 6), 0.2))
+    assert torch.equal(stack((color, depth), (3, 1)), scene)
+    assert torch.equal(stack((scene,), (3, 1)), scene)
+    grey = stack((color[..., 0], color), (3, 3))
+    assert grey.dtype == torch.uint8
+    assert grey.shape == (6, 4, 6)
+
+
+@pytest.mark.parametrize("pictures", [[(4, 6, 3)], [(4, 6, 3), (4, 6), (4, 6)], [(4, 6, 3), (4, 7)]])
+def test_pictures_that_do_not_go_together_are_refused(pictures: list[tuple[int, ...]]) -> None:
+    with pytest.raises(FullyconvError, match="SEG-D030"):
+        stack([np.zeros(shape, np.uint8) for shape in pictures], (3, 1))
+
+
+def test_a_color_picture_with_alpha_is_no_scene_of_color_and_depth(tmp_path: Path) -> None:
+    Image.new("RGBA", (6, 4)).save(tmp_path / "color.png")
+    with pytest.raises(FullyconvError, match=r"SEG-D030.*2 pictures.*3 and 1 bands, got 1"):
+        stack((tmp_path / "color.png",), (3, 1))

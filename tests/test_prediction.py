@@ -67,6 +67,21 @@ def test_prediction_leaves_the_mode_of_the_model_alone(segmenter):
     assert segmenter.model.training
 
 
+def test_further_pictures_of_a_scene_follow_the_image(tmp_path):
+    architecture = {"name": "fcn8s-test_resnet", "num_classes": 3, "channels": 4}
+    model = create(**architecture).eval()
+    for layer in model.score_layers.values():
+        nn.init.normal_(layer.weight, std=0.3)
+    Segmenter(model, LABELS, architecture, bands=(3, 1)).save(tmp_path / "model")
+    segmenter = load(tmp_path / "model")
+    color, depth = torch.rand(3, 40, 52), torch.rand(1, 40, 52)
+    together = segmenter(color, more=[depth])
+    assert np.array_equal(together.mask, segmenter(torch.cat((color, depth))).mask)
+    assert (together.mask != segmenter(color, more=[1 - depth]).mask).any()
+    with pytest.raises(FullyconvError, match="SEG-D030"):
+        segmenter(color)
+
+
 def test_saved_and_loaded_models_give_equal_bits(segmenter, tmp_path):
     segmenter.save(tmp_path / "model")
     loaded = load(tmp_path / "model")

@@ -45,6 +45,11 @@ class Pair:
     mask: Path | None
     more: tuple[Path, ...] = ()
 
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """The image and the further pictures of its scene."""
+        return (self.image, *self.more)
+
 
 @dataclass(frozen=True)
 class Dataset:
