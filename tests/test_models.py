@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
-from fullyconv.models import FCN, Upscore, _least_size, create, start_from
-from fullyconv.models.trunks import TimmTrunk, VGG16Trunk, _with_bands
+from fullyconv.models import FCN, Upscore, _from_hub, _least_size, create, start_from
+from fullyconv.models.trunks import TimmTrunk, with_bands
 from fullyconv.surgery import trace
 
 TINY = "fcn8s-test_resnet"
@@ -204,7 +204,9 @@ def test_an_unreachable_vgg16_is_said_too(monkeypatch):
 
     monkeypatch.setattr("torchvision.models.vgg16", offline)
     with pytest.raises(FullyconvError, match=r"SEG-M003.*vgg16"):
-        VGG16Trunk([32], pretrained=True)
+        _from_hub("vgg16", 3)
+    with pytest.raises(FullyconvError, match=r"SEG-M003.*--pretrained FILE"):
+        _from_hub("alexnet", 3)
 
 
 def test_weights_for_more_bands_answer_grey_as_before():
@@ -212,17 +214,6 @@ def test_weights_for_more_bands_answer_grey_as_before():
     grey = torch.rand(1, 1, 8, 8)
     before = F.conv2d(grey.expand(-1, 3, -1, -1), state["weight"], state["bias"])
     for bands in (1, 5):
-        wide = _with_bands(state, bands)
+        wide = with_bands(state, bands)
         after = F.conv2d(grey.expand(-1, bands, -1, -1), wide["weight"], wide["bias"])
         assert torch.allclose(after, before, atol=1e-5)
-
-
-def test_vgg16_has_the_papers_taps_and_layers():
-    with torch.device("meta"):
-        trunk = VGG16Trunk([8, 16, 32])
-    parameters = sum(parameter.numel() for parameter in trunk.parameters())
-    assert parameters == 134_346_581 - (4096 * 21 + 21)  # the authors' FCN-32s without its score layer
-    assert trunk.fc6.weight.shape == (4096, 512, 7, 7)
-    with torch.device("meta"):
-        maps = trunk.eval()(torch.zeros(1, 3, 65, 97))
-    assert [tuple(each.shape[1:]) for each in maps] == [(256, 9, 13), (512, 5, 7), (4096, 3, 4)]

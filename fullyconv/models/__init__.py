@@ -6,26 +6,31 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
+from fullyconv.models.classic import CLASSICS, ClassicFCN, ClassicTrunk, Geometry, torchvision_names
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
-from fullyconv.models.trunks import TimmTrunk, VGG16Trunk
+from fullyconv.models.trunks import TimmTrunk, unreachable, with_bands
 from fullyconv.surgery import Transplant, trace, transplant
 
 __all__ = [
     "FCN",
     "Alignment",
+    "ClassicFCN",
+    "ClassicTrunk",
+    "Geometry",
     "TimmTrunk",
     "Upscore",
     "Upscoring",
-    "VGG16Trunk",
     "create",
     "start_from",
     "zero_score_layer",
@@ -43,6 +48,7 @@ def create(
     upscore: Upscoring = "fixed",
     dropout: float = 0.0,
     alignment: Alignment = "grid",
+    geometry: Geometry = "same",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     pretrained: bool = False,
@@ -50,15 +56,17 @@ def create(
     """A fully convolutional network by name.
 
     Args:
-        name: `fcn32s-`, `fcn16s-`, `fcn8s-` or `fcn4s-` and the trunk: `vgg16` (the paper's, fc6 and fc7 as
-            convolutions) or any network of timm, such as `fcn8s-resnet18`.
+        name: `fcn32s-`, `fcn16s-`, `fcn8s-` or `fcn4s-` and the trunk: one of the paper's, `vgg16`, `alexnet` or
+            `googlenet` (fc6 and fc7 as convolutions), or any network of timm, such as `fcn8s-resnet18`. `fcn8s-atonce-`
+            scales its finer taps, so that all may be trained at once.
         num_classes: Score channels.
         channels: Bands of the image: 1 grey, 3 RGB, 4 RGBA, or any number.
-        upscore: Whether the kernels that bring coarse scores up to the next tap are trained.
+        upscore: Which upsampling kernels are trained: none, those between taps, or all; all start bilinear.
         dropout: Before the coarsest score layer.
         alignment: `grid` places scores where the trunk's arithmetic puts them. `centred` takes every cell for the
             centre of its block of pixels, as `F.interpolate(align_corners=False)` does: for comparison, and for weights
             that were trained that way.
+        geometry: `caffe` pads, pools and crops as the authors' release does, for their weights; of the paper's trunks.
         mean: Of each band, in [0, 1]; ImageNet's for RGB, 0.5 for other bands if left out.
         std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
         pretrained: Whether timm's weights are fetched from the hub.
@@ -66,7 +74,7 @@ def create(
     Raises:
         FullyconvError: SEG-M001 for an unknown name; SEG-M002, SEG-M003 for a trunk that does not fit.
     """
-    match = re.fullmatch(r"fcn(32|16|8|4)s-(.+)", name)
+    match = re.fullmatch(r"fcn(32|16|8|4)s-(atonce-)?(.+)", name)
     if not match:
         known = ["fcn8s-resnet18", "fcn32s-resnet18", "fcn16s-resnet18", "fcn4s-resnet18", "fcn8s-vgg16"]
         bare = [f"fcn8s-{name}"] if timm.is_model(name) else difflib.get_close_matches(name, known, n=1, cutoff=0)
@@ -74,13 +82,12 @@ def create(
             "SEG-M001",
             f"unknown model {name!r}; expected fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk, such as {bare[0]}",
         )
-    stride, trunk_name = int(match[1]), match[2]
-    strides = [wanted for wanted in (4, 8, 16, 32) if wanted >= stride]
-    trunk: nn.Module
-    if trunk_name == "vgg16":
-        trunk = VGG16Trunk(strides, channels=channels, pretrained=pretrained)
-    else:
-        trunk = TimmTrunk(trunk_name, strides, channels=channels, pretrained=pretrained)
+    stride, at_once, trunk_name = int(match[1]), bool(match[2]), match[3]
+    if geometry == "caffe" and trunk_name not in CLASSICS:
+        raise FullyconvError(
+            "SEG-M002", f"Caffe's geometry is that of {', '.join(CLASSICS)}, not of {trunk_name}; use --geometry same"
+        )
+    trunk = _trunk(trunk_name, [each for each in (4, 8, 16, 32) if each >= stride], channels, geometry, pretrained)
     trunk.eval()
     try:
         traced, odd = trace(trunk, channels), trace(trunk, channels, (129, 165))
@@ -89,19 +96,60 @@ def create(
         raise FullyconvError(
             "SEG-M002", f"{trunk_name} does not take images of any size ({reason}); try resnet18 or convnext_atto"
         ) from error
-    placed = traced if alignment == "grid" else replace(traced, grids=tuple(map(_centred, traced.grids)))
     rgb = channels == 3
+    settings: dict[str, Any] = {
+        "mean": mean or (IMAGENET_MEAN if rgb else (0.5,) * channels),
+        "std": std or (IMAGENET_STD if rgb else (0.25,) * channels),
+        "upscore": upscore,
+        "dropout": dropout,
+        "tap_scales": _at_once(len(traced.grids)) if at_once else None,
+    }
+    if geometry == "caffe":
+        return ClassicFCN(trunk.train(), traced, num_classes, **settings)
     return FCN(
         trunk.train(),
-        placed,
+        traced if alignment == "grid" else replace(traced, grids=tuple(map(_centred, traced.grids))),
         num_classes,
-        mean=mean or (IMAGENET_MEAN if rgb else (0.5,) * channels),
-        std=std or (IMAGENET_STD if rgb else (0.25,) * channels),
-        upscore=upscore,
-        dropout=dropout,
         least_size=_least_size(trunk, channels, int(traced.grids[-1].stride)),
         size_multiple=1 if odd.grids == traced.grids else int(traced.grids[-1].stride),
+        **settings,
     )
+
+
+def _at_once(taps: int) -> list[float]:
+    """The authors' scales of the taps, finest first: 1 for the coarsest, 0.01 for pool4, 0.0001 for pool3."""
+    return [0.01 ** (taps - 1 - number) for number in range(taps)]
+
+
+def _trunk(name: str, strides: Sequence[int], channels: int, geometry: Geometry, pretrained: bool) -> nn.Module:
+    if name not in CLASSICS:
+        return TimmTrunk(name, strides, channels=channels, pretrained=pretrained)
+    trunk = ClassicTrunk(name, strides, channels=channels, geometry=geometry)
+    if pretrained:
+        transplant(trunk, _from_hub(name, channels))
+    return trunk
+
+
+def _from_hub(name: str, channels: int) -> dict[str, Tensor]:
+    """The weights of one of the paper's classifiers under its trunk's names."""
+    if name != "vgg16":
+        raise FullyconvError(
+            "SEG-M003",
+            f"no hub holds the paper's {name}; pass the authors' file as --pretrained FILE, or --pretrained none",
+        )
+    try:
+        state = torchvision.models.vgg16(weights="IMAGENET1K_V1").state_dict()
+    except (OSError, RuntimeError) as error:
+        raise unreachable(name, error) from error
+    state = {_renamed(key, torchvision_names()): tensor for key, tensor in state.items()}
+    if channels != 3:
+        state["conv1_1.weight"] = with_bands({"weight": state["conv1_1.weight"]}, channels)["weight"]
+    return state
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    stem, _, leaf = name.rpartition(".")
+    return f"{names.get(stem, stem)}.{leaf}"
 
 
 @torch.no_grad()
@@ -160,11 +208,7 @@ def _read_weights(file: Path) -> Mapping[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
-_VGG_CLASSIFIER = {"classifier.0": "fc6", "classifier.3": "fc7"}
-
-
 def _own_name(name: str, own: set[str]) -> str:
     """The network's name for a weight of a classifier: `conv1.weight` is `trunk.network.conv1.weight`."""
-    stem, _, leaf = name.rpartition(".")
-    candidates = (name, f"trunk.network.{name}", f"trunk.{name}", f"trunk.{_VGG_CLASSIFIER.get(stem, stem)}.{leaf}")
+    candidates = (name, f"trunk.network.{name}", f"trunk.{name}", f"trunk.{_renamed(name, torchvision_names())}")
     return next((candidate for candidate in candidates if candidate in own), name)

@@ -14,7 +14,7 @@ from fullyconv.geometry import Grid, upscore_kernel
 from fullyconv.kernels import upsample
 from fullyconv.surgery import Trace
 
-Upscoring = Literal["fixed", "learned"]
+Upscoring = Literal["fixed", "learned", "all"]
 Alignment = Literal["grid", "centred"]
 
 
@@ -64,10 +64,13 @@ class Upscore(nn.Module):
             max(0, math.ceil((fine - 1 - self.offset) / self.factor) - (cells - 1))
             for fine, cells in zip(size, scores.shape[2:], strict=True)
         ]
-        padded = _extended(_extended(scores, 2, before, after[0]), 3, before, after[1])
-        wide = F.conv_transpose2d(padded, self.weight.to(scores.dtype), stride=self.factor, groups=scores.shape[1])
+        wide = self.spread(_extended(_extended(scores, 2, before, after[0]), 3, before, after[1]))
         first = self.factor * before + self.lead
         return wide[:, :, first : first + size[0], first : first + size[1]]
+
+    def spread(self, scores: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k wide_h wide_w"]:
+        """The whole transposed convolution, uncropped, of a map that is zero beyond its border."""
+        return F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.factor, groups=scores.shape[1])
 
 
 def _extended(scores: Tensor, dim: int, before: int, after: int) -> Tensor:
@@ -80,9 +83,8 @@ class FCN(nn.Module):
     """A fully convolutional network after Long, Shelhamer and Darrell, over any trunk with maps at several strides.
 
     Each tap of the trunk is scored by a 1 x 1 convolution that starts at zero; from the coarsest on, scores are
-    upscored onto the next finer tap and summed. The last map is upsampled to the image by fixed bilinear
-    interpolation. Every step follows the grids that the trunk's own arithmetic gives, so scores stand where their
-    evidence is.
+    upscored onto the next finer tap and summed. The last map is upsampled to the image by bilinear interpolation.
+    Every step follows the grids that the trunk's own arithmetic gives, so scores stand where their evidence is.
 
     Args:
         trunk: Gives one map per tap, finest first, for a normalised image `(N, C, H, W)`.
@@ -90,9 +92,13 @@ class FCN(nn.Module):
         num_classes: Score channels K.
         mean: Of each band of the training images, in [0, 1]; subtracted first.
         std: Of each band; divided by next.
-        upscore: Whether the kernels between taps are trained.
+        upscore: `fixed` keeps every upsampling bilinear, as the authors' release does; `learned` trains the kernels
+            between taps, as the paper of 2015 says; `all` trains the last one too.
         dropout: Probability of dropping a value of the coarsest tap before it is scored.
-        least_size: Smaller images are zero-padded at the right and bottom to this height and width.
+        tap_scales: What each tap is multiplied by before it is scored, finest first: the authors' net that is trained
+            at once scales pool3 by 0.0001 and pool4 by 0.01, so that all streams learn at like speeds.
+        least_size: Smaller images are zero-padded at the right and bottom to this height and width; the coarsest
+            stride if left out.
         size_multiple: Images are zero-padded at the right and bottom to a multiple of this, for trunks whose own
             padding depends on the size of the image.
 
@@ -112,7 +118,8 @@ class FCN(nn.Module):
         std: Sequence[float],
         upscore: Upscoring = "fixed",
         dropout: float = 0.0,
-        least_size: int = 1,
+        tap_scales: Sequence[float] | None = None,
+        least_size: int | None = None,
         size_multiple: int = 1,
     ) -> None:
         super().__init__()
@@ -122,9 +129,10 @@ class FCN(nn.Module):
         self.grids = trace.grids
         self.global_operations = trace.global_operations
         self.num_classes = num_classes
-        self.least_size = max(least_size, int(trace.grids[-1].stride))
+        self.least_size = int(trace.grids[-1].stride) if least_size is None else least_size
         self.size_multiple = size_multiple
         self.dropout = nn.Dropout(dropout)
+        self.tap_scales = tuple(tap_scales or (1.0,) * len(trace.grids))
         # Keyed by stride, finest first, so that the weights of FCN-32s are found again in FCN-16s and FCN-8s.
         self.score_layers = nn.ModuleDict(
             {
@@ -134,15 +142,17 @@ class FCN(nn.Module):
         )
         self.upscore_layers = nn.ModuleDict(
             {
-                f"stride{coarse.stride}": Upscore(num_classes, coarse, fine, learned=upscore == "learned")
+                f"stride{coarse.stride}": Upscore(num_classes, coarse, fine, learned=upscore != "fixed")
                 for fine, coarse in zip(self.grids, self.grids[1:], strict=False)
             }
         )
+        if upscore == "all":
+            self.upscore_layers["image"] = Upscore(num_classes, self.grids[0], Grid(), learned=True)
 
     @property
     def grid(self) -> Grid:
-        """Where the fused scores lie on the image."""
-        return self.grids[0]
+        """Where the scores lie on the image; those of a net whose last kernel is trained lie on its pixels."""
+        return Grid() if "image" in self.upscore_layers else self.grids[0]
 
     @property
     def coarsest(self) -> Grid:
@@ -150,20 +160,35 @@ class FCN(nn.Module):
         return self.grids[-1]
 
     def scores(self, image: Float[Tensor, "n c height width"]) -> Float[Tensor, "n k h w"]:
-        """The fused scores on the grid of the finest tap, before they are brought up to the image.
+        """The fused scores on `grid`, before they are brought up to the image.
 
         Args:
             image: In [0, 1], any height and width from 1 up.
         """
         taps = self.trunk(self._padded((image - self.mean) / self.std))
+        scaled = [tap if scale == 1 else tap * scale for tap, scale in zip(taps, self.tap_scales, strict=True)]
         scores = [
             layer(tap)
-            for layer, tap in zip(self.score_layers.values(), (*taps[:-1], self.dropout(taps[-1])), strict=True)
+            for layer, tap in zip(self.score_layers.values(), (*scaled[:-1], self.dropout(scaled[-1])), strict=True)
         ]
-        fused: Tensor = scores[-1]
-        for score, upscore in zip(reversed(scores[:-1]), reversed(list(self.upscore_layers.values())), strict=True):
-            fused = score + upscore(fused, (score.shape[2], score.shape[3]))
-        return fused
+        return self._fused(scores, (image.shape[2], image.shape[3]))
+
+    def _fused(self, scores: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """The scores of all taps in one map on `grid`.
+
+        Args:
+            scores: Of each tap, finest first.
+            size: Height and width of the image.
+        """
+        fused = scores[-1]
+        for score, fine in zip(reversed(scores[:-1]), reversed(self.grids[:-1]), strict=True):
+            fused = score + self._upscore_onto(fine)(fused, (score.shape[2], score.shape[3]))
+        return self._upscore_onto(Grid())(fused, size) if "image" in self.upscore_layers else fused
+
+    def _upscore_onto(self, fine: Grid) -> Upscore:
+        """The layer that gives maps on a grid: a tap's, or that of the image's pixels."""
+        upscores: list[Upscore] = list(self.upscore_layers.values())  # type: ignore[arg-type]
+        return upscores[self.grids.index(fine) if fine in self.grids else -1]
 
     def forward(self, image: Float[Tensor, "n c height width"]) -> Float[Tensor, "n k height width"]:
         """Logits as large as the image.

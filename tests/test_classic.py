@@ -1,0 +1,236 @@
+"""The paper's networks: the published numbers, and Caffe's arithmetic written out beside ours."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.models import ClassicFCN, ClassicTrunk, create, start_from
+from fullyconv.models.classic import CLASSICS, Classic, Geometry, Layers, Rectified, torchvision_names
+from fullyconv.prediction import Segmenter
+from fullyconv.surgery import bilinear_kernel, trace
+
+# Name, learned parameters, crop offsets, receptive field.
+PAPER = [
+    ("fcn32s-vgg16", 134_346_581, (19,), 404),
+    ("fcn16s-vgg16", 134_357_354, (5, 27), 404),
+    ("fcn8s-vgg16", 134_362_751, (5, 9, 31), 404),
+    ("fcn8s-atonce-vgg16", 134_362_751, (5, 9, 31), 404),
+    ("fcn32s-alexnet", 56_954_261, (18,), 355),
+]
+
+
+def blank(name: str, num_classes: int = 21) -> ClassicFCN:
+    """A network of the paper whose weights take no time and no memory."""
+    match = name.partition("-")
+    strides = [stride for stride in (8, 16, 32) if stride >= int(match[0].strip("fcns"))]
+    with torch.device("meta"):
+        trunk = ClassicTrunk(name.rpartition("-")[2], strides, geometry="caffe").eval()
+        placed = trace(trunk)
+    return ClassicFCN(trunk, placed, num_classes, mean=[0.0] * 3, std=[1.0] * 3).to("meta")
+
+
+@pytest.mark.parametrize(("name", "parameters", "offsets", "field"), PAPER)
+def test_the_published_numbers_are_derived(name, parameters, offsets, field):
+    model = blank(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert model.crop_offsets == offsets
+    assert (model.coarsest.field, model.coarsest.stride) == (field, 32)
+
+
+def test_googlenet_has_six_million_parameters_and_stride_32():
+    model = blank("fcn32s-googlenet")
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(6e6, rel=0.02)
+    assert (model.coarsest.field, model.coarsest.stride) == (715, 32)
+    assert model.coarsest.convolve(7).field == 907  # the paper's figure counts the average pool that it leaves out
+
+
+@pytest.mark.parametrize("name", ["fcn32s-alexnet", "fcn32s-vgg16"])
+def test_500_pixels_give_the_papers_map_of_ten_cells(name):
+    native = {"fcn32s-alexnet": 227, "fcn32s-vgg16": 224}[name]
+    with torch.device("meta"):
+        layers = CLASSICS[name.rpartition("-")[2]].layers(3, "same")
+        for layer in ("conv1", "fc6"):
+            if isinstance(layers.get(layer), nn.Conv2d):
+                layers[layer].padding = (0, 0)
+        chain = nn.Sequential(*layers.values())
+        sizes = [chain(torch.zeros(1, 3, size, size)).shape[-1] for size in (native, 500)]
+    assert sizes == [1, 10]
+
+
+@pytest.mark.parametrize("name", [each[0] for each in PAPER])
+def test_every_map_covers_every_image(name):
+    model = blank(name)
+    with torch.device("meta"):
+        for size in (1, 2, 31, 32, 33, 100, 227, 255, 256, 257, 480, 499, 500, 600):
+            taps = model.trunk(torch.zeros(1, 3, size, size))
+            cells, finer = taps[-1].shape[-1], zip(reversed(taps[:-1]), model.crop_offsets, strict=False)
+            for fine, crop in finer:
+                assert crop + 2 * cells + 2 <= fine.shape[-1]
+                cells = 2 * cells + 2
+            stride = int(model.grid.stride)
+            kernel_size = 63 if "alexnet" in name else 2 * stride
+            assert model.crop_offsets[-1] + size <= stride * (cells - 1) + kernel_size
+
+
+def miniature(bands: int, geometry: Geometry) -> Layers:
+    """VGG16's geometry with few channels."""
+    layers: Layers = {}
+    for block in range(1, 6):
+        padding = 100 if block == 1 and geometry == "caffe" else 1
+        layers[f"conv{block}_1"] = Rectified(bands, 6, 3, padding=padding)
+        layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
+        bands = 6
+    layers["fc6"] = Rectified(6, 8, 7, padding=0 if geometry == "caffe" else 3)
+    layers["drop7"] = nn.Dropout(0.5)
+    return layers
+
+
+@pytest.fixture(autouse=True)
+def _with_a_miniature(monkeypatch):
+    monkeypatch.setitem(CLASSICS, "mini", Classic(miniature, CLASSICS["vgg16"].taps))
+
+
+def mini(name: str, **options: object) -> ClassicFCN:
+    torch.manual_seed(0)
+    model = create(name, 5, geometry="caffe", **options)
+    for layer in model.score_layers.values():
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    return model.eval()
+
+
+def deconvolved(scores: Tensor, factor: int) -> Tensor:
+    """Caffe's `Deconvolution` with the authors' kernel: dense, zero off the diagonal."""
+    weight = torch.zeros(5, 5, 2 * factor, 2 * factor)
+    weight[range(5), range(5)] = bilinear_kernel(2 * factor).float()
+    return F.conv_transpose2d(scores, weight, stride=factor)
+
+
+def cropped(tensor: Tensor, offset: int, like: Tensor) -> Tensor:
+    return tensor[:, :, offset : offset + like.shape[2], offset : offset + like.shape[3]]
+
+
+def by_hand(model: ClassicFCN, image: Tensor) -> Tensor:
+    """The authors' network definitions, line by line, with the offsets that stand in their files."""
+    taps = model.trunk((image - model.mean) / model.std)
+    scores = [layer(tap) for layer, tap in zip(model.score_layers.values(), taps, strict=True)]
+    if len(scores) == 1:
+        return cropped(deconvolved(scores[0], 32), 19, image)
+    upscore2 = deconvolved(scores[-1], 2)
+    fuse_pool4 = upscore2 + cropped(scores[-2], 5, upscore2)
+    if len(scores) == 2:
+        return cropped(deconvolved(fuse_pool4, 16), 27, image)
+    upscore_pool4 = deconvolved(fuse_pool4, 2)
+    fuse_pool3 = upscore_pool4 + cropped(scores[-3], 9, upscore_pool4)
+    return cropped(deconvolved(fuse_pool3, 8), 31, image)
+
+
+@pytest.mark.parametrize("name", ["fcn32s-mini", "fcn16s-mini", "fcn8s-mini"])
+@pytest.mark.parametrize("size", [(1, 1), (47, 65), (64, 33), (97, 128)])
+@pytest.mark.parametrize("upscore", ["fixed", "all"])
+def test_logits_are_those_of_caffes_arithmetic(name, size, upscore):
+    model = mini(name, upscore=upscore)
+    image = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        expected = by_hand(model, image)
+        assert expected.shape == (2, 5, *size)
+        assert torch.allclose(model(image), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_labels_are_those_of_the_logits_and_tiles_change_nothing():
+    model = mini("fcn8s-mini")
+    segmenter = Segmenter(model, LabelSet(tuple("abcde")))
+    image = (torch.rand(3, 300, 410) * 255).to(torch.uint8)
+    whole = segmenter(image, tile="none").mask
+    with torch.no_grad():
+        logits = by_hand(model, image[None].float() / 255)
+    best = logits.topk(2, dim=1).values
+    clear = (best[0, 0] - best[0, 1] > 1e-4).numpy()
+    assert (whole == logits.argmax(1)[0].numpy())[clear].all()
+    assert clear.mean() > 0.9
+    assert np.array_equal(segmenter(image, tile=64).mask, whole)
+
+
+def test_at_once_is_a_scale_on_the_finer_taps():
+    at_once, plain = mini("fcn8s-atonce-mini"), mini("fcn8s-mini")
+    plain.load_state_dict(at_once.state_dict())
+    with torch.no_grad():
+        plain.score_layers["stride16"].weight.mul_(0.01)
+        plain.score_layers["stride8"].weight.mul_(0.0001)
+        image = torch.rand(1, 3, 70, 50)
+        expected = plain(image)
+        assert torch.allclose(at_once(image), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    assert not torch.allclose(mini("fcn8s-mini")(image), expected, rtol=1e-3)
+
+
+def test_a_stage_starts_as_the_last_one_through_its_own_upscoring(tmp_path):
+    from safetensors.torch import save_file
+
+    coarse = mini("fcn32s-mini")
+    save_file(coarse.state_dict(), tmp_path / "coarse.safetensors")
+    fine = create("fcn16s-mini", 5, geometry="caffe").eval()
+    start_from(fine, tmp_path / "coarse.safetensors")
+    assert not fine.score_layers["stride16"].weight.any()
+    assert not fine.score_layers["stride16"].bias.any()
+    image = torch.rand(1, 3, 40, 60)
+    with torch.no_grad():
+        score = coarse.score_layers["stride32"](coarse.trunk((image - coarse.mean) / coarse.std)[-1])
+        expected = cropped(deconvolved(deconvolved(score, 2), 16), 27, image)
+        assert torch.allclose(fine(image), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("upscore", "trained"), [("fixed", []), ("learned", ["stride32"]), ("all", ["stride32", "image"])]
+)
+def test_only_the_chosen_kernels_are_trained(upscore, trained):
+    model = mini("fcn16s-mini", upscore=upscore)
+    kernels = {name: layer.weight.clone() for name, layer in model.upscore_layers.items()}
+    step = torch.optim.SGD(model.parameters(), 0.01)
+    model(torch.rand(1, 3, 33, 33)).square().sum().backward()
+    step.step()
+    moved = [name for name, layer in model.upscore_layers.items() if not torch.equal(layer.weight, kernels[name])]
+    assert moved == trained
+
+
+@pytest.mark.parametrize("padding", [81, 100, 113, 164])
+def test_any_padding_derives_its_offsets(padding):
+    trunk = ClassicTrunk("mini", [8, 16, 32], geometry="caffe").eval()
+    trunk.conv1_1.padding = (padding, padding)
+    model = ClassicFCN(trunk, trace(trunk), 2, mean=[0.0] * 3, std=[1.0] * 3)
+    # The taps move together; only the image lies elsewhere under them.
+    assert model.crop_offsets == (5, 9, 31 + padding - 100)
+
+
+def test_too_little_padding_is_refused():
+    trunk = ClassicTrunk("mini", [32], geometry="caffe").eval()
+    trunk.conv1_1.padding = (1, 1)
+    with pytest.raises(ValueError, match=r"pads too little.*-80 pixels"):
+        ClassicFCN(trunk, trace(trunk, size=(256, 288)), 2, mean=[0.0] * 3, std=[1.0] * 3)
+
+
+def test_caffes_geometry_is_that_of_the_papers_trunks():
+    with pytest.raises(FullyconvError, match=r"SEG-M002.*vgg16, alexnet, googlenet.*--geometry same"):
+        create("fcn8s-test_resnet", 2, geometry="caffe")
+
+
+def test_both_geometries_hold_the_same_weights():
+    same, caffe = create("fcn8s-mini", 5), mini("fcn8s-mini")
+    same.load_state_dict(caffe.state_dict())
+    assert same.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 5, 64, 64)
+
+
+def test_torchvisions_layers_are_found_by_position():
+    with torch.device("meta"):
+        from torchvision.models import vgg16
+
+        theirs = {name: tuple(tensor.shape) for name, tensor in vgg16().state_dict().items()}
+        ours = ClassicTrunk("vgg16", [32]).state_dict()
+    for stem, name in torchvision_names().items():
+        kernel = ours[f"{name}.weight"]
+        assert int(np.prod(theirs[f"{stem}.weight"])) == kernel.numel()
+        assert theirs[f"{stem}.weight"][0] == len(kernel)
+    assert len(torchvision_names()) == 15
