@@ -218,7 +218,6 @@ class Loop:
         self.run = run
         self.validate = validate
         self.keep = keep
-        self._tell: Tell = _say_nothing
         self.state = State()
         self.average = Average(model, recipe.ema) if recipe.ema else None
         self.objective = objective
@@ -261,7 +260,6 @@ class Loop:
         Raises:
             InterruptedTrainingError: After Ctrl-C or SIGTERM, with a checkpoint written.
         """
-        self._tell = tell
         last_checkpoint = time.monotonic()
         while True:
             parts = [_to(next(batches), self.accelerator.device) for _ in range(self.parts)]
@@ -274,16 +272,16 @@ class Loop:
             if progress >= 1:
                 break
             loss = self._step(parts, amount, progress)
-            self._report_step(loss, progress, elapsed)
+            self._report_step(tell, loss, progress, elapsed)
             due = int(self.pace.progress(self.state.step, elapsed) * self.validations)
             if self.state.validations < due < self.validations and self._affordable(elapsed):
-                self._validate()
+                self._validate(tell)
                 self.state.validations = due
                 last_checkpoint = -math.inf
             if time.monotonic() - last_checkpoint > self.checkpoint_seconds:
                 self.checkpoint()
                 last_checkpoint = time.monotonic()
-        self._validate()
+        self._validate(tell)
         self.state.validations = self.validations
         self.checkpoint()
         return self.state
@@ -345,8 +343,8 @@ class Loop:
         context: AbstractContextManager[Any] = self.accelerator.no_sync(self.wrapped)
         return context
 
-    def _report_step(self, loss: float, progress: float, elapsed: float) -> None:
-        self._tell(
+    def _report_step(self, tell: Tell, loss: float, progress: float, elapsed: float) -> None:
+        tell(
             "train",
             {
                 "step": self.state.step,
@@ -365,7 +363,7 @@ class Loop:
             return True
         return elapsed > FIRST_VALIDATION * budget and self.state.validation_seconds < VALIDATION_SHARE * elapsed
 
-    def _validate(self) -> None:
+    def _validate(self, tell: Tell) -> None:
         """Scores the shown model on all processes, which then know the same; the first one keeps the best."""
         begun = time.monotonic()
         self._share_buffers()
@@ -380,7 +378,7 @@ class Loop:
         if self.accelerator.is_main_process:
             if better:
                 self.keep(self.shown, "model", scores)
-            self._tell("validation", {"step": self.state.step, **scores, "best": better, "validation_seconds": seconds})
+            tell("validation", {"step": self.state.step, **scores, "best": better, "validation_seconds": seconds})
         self.accelerator.wait_for_everyone()
 
     def _share_buffers(self) -> None:
@@ -404,7 +402,3 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _say_nothing(kind: str, values: Mapping[str, Any]) -> None:
-    pass

@@ -144,12 +144,13 @@ def train(
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "resume")}
     begun = time.monotonic()
     dataset = open_dataset(data)
-    folder = _run_folder(dataset, model, None if out is None else Path(out), resume)
+    fingerprint = _fingerprint(dataset)
+    folder = _run_folder(dataset, model, None if out is None else Path(out), resume, fingerprint)
     examination = doctor.examine(dataset, splits=("train", "val"))
     examination.refuse_if_broken()
     _refuse_unlabelled(dataset)
     if resume:
-        plan = _saved_plan(folder, dataset)
+        plan = _saved_plan(folder, dataset, fingerprint)
     else:
         given = {
             "batch": batch,
@@ -170,7 +171,7 @@ def train(
         )
         plan = Plan(
             data=str(data.root if isinstance(data, Dataset) else data),
-            fingerprint=_fingerprint(dataset),
+            fingerprint=fingerprint,
             architecture=model.named_architecture()
             if isinstance(model, Segmenter)
             else architecture_of(model, dataset, channels, upscore, dropout, alignment),
@@ -243,7 +244,6 @@ class _Run:
         torch.backends.cudnn.deterministic = True
         tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else None
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),
             mixed_precision="bf16" if plan.precision == "bf16" else "no",
             log_with=tracker,
             project_dir=self.folder,
@@ -371,7 +371,7 @@ def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
     return mine
 
 
-def _saved_plan(folder: Path, dataset: Dataset) -> Plan:
+def _saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:
     """The plan of the run that goes on, if the data are still what it was made for."""
     saved = folder / "plan.json"
     if not saved.is_file():
@@ -379,7 +379,7 @@ def _saved_plan(folder: Path, dataset: Dataset) -> Plan:
             "SEG-T002", f"{folder} holds no plan.json, so there is nothing to resume; leave --resume out to begin"
         )
     plan = Plan.from_json(json.loads(saved.read_text(encoding="utf-8")))
-    if plan.fingerprint != _fingerprint(dataset):
+    if plan.fingerprint != fingerprint:
         raise FullyconvError(
             "SEG-T009",
             f"{folder} was begun on {plan.data} with {plan.fingerprint['images']} images, and {dataset.root} holds "
@@ -399,12 +399,14 @@ def _refuse_unlabelled(dataset: Dataset) -> None:
             )
 
 
-def _run_folder(dataset: Dataset, model: str | Segmenter, out: Path | None, resume: bool) -> Path:
+def _run_folder(
+    dataset: Dataset, model: str | Segmenter, out: Path | None, resume: bool, fingerprint: Mapping[str, Any]
+) -> Path:
     """Where the run stands or shall stand; a folder with anything in it is refused unless resumed."""
     if out is None:
         name = model if isinstance(model, str) else model.architecture.get("name", "model")
         base = Path("runs") / f"{dataset.root.resolve().name}-{name}"
-        mine = _runs_on(_fingerprint(dataset)) if resume else []
+        mine = _runs_on(fingerprint) if resume else []
         if mine:
             return max(mine, key=lambda file: file.stat().st_mtime).parent
         numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
@@ -481,11 +483,11 @@ def _open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
 
 
 def _fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Which data a model saw: the classes, and the names and sizes of the files, hashed."""
+    """Which data a model saw: the classes, and the names and sizes of the files that exist, hashed."""
     digest = hashlib.sha256(json.dumps(dataset.labels.to_dict()).encode())
     for split in ("train", "val"):
         for pair in dataset.pairs(split):
-            sizes = [file.stat().st_size for file in (pair.image, pair.mask) if file]
+            sizes = [file.stat().st_size for file in (pair.image, pair.mask) if file and file.exists()]
             digest.update(repr((split, pair.name, sizes)).encode())
     return {
         "layout": dataset.layout,
