@@ -1,4 +1,4 @@
-"""Augmentation: scale jitter, crop, flip and light, drawn from one generator and applied alike to image and mask."""
+"""Augmentation: scale jitter, crop, flip and light, drawn from one generator and applied alike to image and masks."""
 
 import math
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ class Augmentation:
         peak: Brightest value of the images, where they use less than [0, 1], as 12 bits in 16 do; light keeps below it.
         focus: Probability that a crop is laid over a pixel of a class drawn evenly from those in the mask, which shows
             rare classes more often; otherwise it is laid anywhere.
+        lit: How many bands light changes, the first ones: those of the image, and not those of its depth. None for all.
     """
 
     crop: tuple[int, int] = (288, 384)
@@ -33,19 +34,20 @@ class Augmentation:
     light: float = 0.5
     peak: float = 1.0
     focus: float = 0.3
+    lit: int | None = None
 
     def __call__(
         self,
         image: Float[Tensor, "c height width"],
-        mask: Integer[Tensor, "height width"],
+        mask: Integer[Tensor, "*heads height width"],
         generator: torch.Generator,
         ignore_index: int = 255,
-    ) -> tuple[Float[Tensor, "c crop_h crop_w"], Integer[Tensor, "crop_h crop_w"]]:
+    ) -> tuple[Float[Tensor, "c crop_h crop_w"], Integer[Tensor, "*heads crop_h crop_w"]]:
         """One sample of `crop` size.
 
         Args:
             image: In [0, 1].
-            mask: Class indices or `ignore_index`.
+            mask: Class indices or `ignore_index`; of several masks, each for a head, the first one says what is rare.
             generator: The only source of chance.
             ignore_index: What the mask holds outside the image.
         """
@@ -56,15 +58,20 @@ class Augmentation:
             max(1, round(self.crop[0] / scale)),
             max(1, round(self.crop[1] / (scale * stretch))),
         )
-        anchor = _rare_pixel(mask, ignore_index, draw) if draw.chance(self.focus) else None
+        first = mask.reshape(-1, *mask.shape[-2:])[0]
+        anchor = _rare_pixel(first, ignore_index, draw) if draw.chance(self.focus) else None
         top, left = (
             _place(size, length, draw, None if anchor is None else anchor[axis])
-            for axis, (size, length) in enumerate(zip(mask.shape, window, strict=True))
+            for axis, (size, length) in enumerate(zip(first.shape, window, strict=True))
         )
-        image, mask = _cut(image / self.peak, mask, (top, left), window, self.crop, ignore_index)
+        lit = image.shape[0] if self.lit is None else self.lit
+        grey = [0.5] * lit + image[lit:].mean((1, 2)).div(self.peak).tolist()
+        image, mask = _cut(image / self.peak, mask, (top, left), window, self.crop, grey, ignore_index)
         if draw.chance(self.flip):
             image, mask = image.flip(-1), mask.flip(-1)
-        return (_relight(image, self.light, draw) if self.light else image) * self.peak, mask
+        if self.light:
+            image = torch.cat((_relight(image[:lit], self.light, draw), image[lit:]))
+        return image * self.peak, mask
 
 
 class _Draws:
@@ -111,16 +118,17 @@ def _cut(
     corner: tuple[int, int],
     window: tuple[int, int],
     size: tuple[int, int],
+    grey: list[float],
     ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
     """The window, padded where it leaves the image and resized: linear for the image, nearest for the mask."""
     top, left = corner
-    height, width = mask.shape
+    height, width = mask.shape[-2:]
     inside = (
         slice(max(0, top), min(height, top + window[0])),
         slice(max(0, left), min(width, left + window[1])),
     )
-    image, mask = image[:, *inside], mask[inside]
+    image, mask = image[:, *inside], mask[..., *inside]
     padding = [
         max(0, -left),
         max(0, -top),
@@ -128,7 +136,7 @@ def _cut(
         max(0, top + window[0] - height),
     ]
     if any(padding):
-        image = tv.pad(tv_tensors.Image(image), padding, fill=0.5)
+        image = tv.pad(tv_tensors.Image(image), padding, fill=grey)
         mask = tv.pad(tv_tensors.Mask(mask), padding, fill=ignore_index)
     image = tv.resize(tv_tensors.Image(image), list(size), InterpolationMode.BILINEAR, antialias=True)
     # Nearest-exact reads the pixel under the centre, as linear does; plain nearest would shift masks by half a pixel.

@@ -65,6 +65,26 @@ def test_light_keeps_to_the_range_of_dark_images():
         assert cut.std() > 0.001
 
 
+def test_all_masks_move_alike():
+    mask = torch.randint(0, 5, (40, 50), dtype=torch.uint8)
+    augment = Augmentation(crop=(24, 32))
+    for seed in range(10):
+        _, alone = augment(torch.rand(3, 40, 50), mask, generator(seed))
+        _, both = augment(torch.rand(3, 40, 50), torch.stack((mask, mask + 5)), generator(seed))
+        assert torch.equal(both[0], alone)
+        assert torch.equal(both[1][alone != 255], alone[alone != 255] + 5)
+
+
+def test_light_falls_on_the_bands_of_the_image_alone():
+    depth = torch.full((1, 40, 40), 0.1)
+    scene, mask = torch.cat((torch.rand(3, 40, 40), depth)), torch.zeros(40, 40, dtype=torch.uint8)
+    for seed in range(5):
+        cut, _ = Augmentation(crop=(64, 64), lit=3, light=1)(scene, mask, generator(seed))
+        assert torch.allclose(cut[3], torch.tensor(0.1))
+    colors, _ = Augmentation(crop=(64, 64), light=1)(scene[:3], mask, generator(seed))
+    assert torch.equal(cut[:3], colors)
+
+
 def test_focus_shows_a_rare_class():
     mask = torch.zeros(200, 200, dtype=torch.uint8)
     mask[150, 30] = 1
