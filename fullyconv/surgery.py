@@ -1,6 +1,8 @@
 """Operations on networks: linear layers as convolutions, weights moved from net to net, the grid of any layer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,16 +79,54 @@ def transplant(target: nn.Module, source: Mapping[str, Tensor]) -> Transplant:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A function that a network called on a map.
+
+    Args:
+        layer: The dotted name of the module that called it; empty for the network itself.
+        function: Its name in torch, such as `conv2d`.
+        grid: Of the map that it read.
+    """
+
+    layer: str
+    function: str
+    grid: Grid
+
+
+@dataclass(frozen=True)
 class Trace:
-    """Where the outputs of a network lie on its input, and which operations look at the whole image at once."""
+    """Where the outputs of a network lie on its input, and how they came there.
+
+    Args:
+        grids: One per output.
+        channels: One per output.
+        windows: Convolutions, poolings and paddings, in the order in which they ran.
+        mixing: What looks at the whole image at once.
+    """
 
     grids: tuple[Grid, ...]
     channels: tuple[int, ...]
-    global_operations: tuple[str, ...]
+    windows: tuple[Call, ...] = ()
+    mixing: tuple[Call, ...] = ()
+
+    @property
+    def global_operations(self) -> tuple[str, ...]:
+        """The names of the operations that mix all positions, each once."""
+        return tuple(dict.fromkeys(call.function for call in self.mixing))
+
+
+def blueprint(network: nn.Module) -> nn.Module:
+    """The network without its numbers: the same layers over tensors that have a shape only, which run in no time."""
+    memo = {
+        id(tensor): torch.empty_like(tensor, device="meta") for tensor in (*network.parameters(), *network.buffers())
+    }
+    return copy.deepcopy(network, memo)
 
 
 @torch.no_grad()
-def trace(module: Callable[[Tensor], Sequence[Tensor]], channels: int = 3, size: tuple[int, int] = (128, 160)) -> Trace:
+def trace(
+    module: Callable[[Tensor], Tensor | Sequence[Tensor]], channels: int = 3, size: tuple[int, int] = (128, 160)
+) -> Trace:
     """The grid of each output of a network, composed exactly through every convolution, pool and join on the way.
 
     The network runs once on a blank image while every torch function that it calls is watched, so any way of writing
@@ -94,18 +134,21 @@ def trace(module: Callable[[Tensor], Sequence[Tensor]], channels: int = 3, size:
     grid is then that of the local path.
 
     Args:
-        module: Gives a sequence of maps `(1, C, h, w)` for an image `(1, channels, height, width)`.
+        module: Gives a map `(1, C, h, w)`, or several, for an image `(1, channels, height, width)`. A network runs on
+            the device and in the precision of its weights; its `blueprint` is quickest.
         channels: Bands of the image.
         size: Height and width of the blank image; unlike, so that the two axes can be told apart.
 
     Raises:
-        ValueError: If an output has no grid, or maps of unlike strides are added.
+        ValueError: If an output has no grid, or maps of unlike strides are added, or the network fails on the image;
+            with the name of the layer.
     """
-    watch = _GridMode()
-    image = torch.zeros(1, channels, *size)
+    image = torch.zeros(1, channels, *size, **_numbers_of(module))
     _mark(image, Grid(), size)
-    with watch:
+    with _running_layers(module) as layers, _GridMode(layers) as watch:
         outputs = module(image)
+    if isinstance(outputs, Tensor):
+        outputs = [outputs]
     for number, output in enumerate(outputs):
         if _placed(output) is None:
             raise ValueError(f"output {number} of the network does not follow from its input cell by cell")
@@ -113,8 +156,43 @@ def trace(module: Callable[[Tensor], Sequence[Tensor]], channels: int = 3, size:
     return Trace(
         tuple(place.grid for place in placed if place),
         tuple(output.shape[1] for output in outputs),
-        tuple(dict.fromkeys(watch.global_operations)),
+        tuple(watch.windows),
+        tuple(watch.mixing),
     )
+
+
+def _numbers_of(module: object) -> dict[str, Any]:
+    """The device and precision of a network's weights; nothing for what is no network or has none."""
+    weight = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    return {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
+
+
+@contextmanager
+def _running_layers(module: object) -> Iterator[list[str]]:
+    """The names of the layers that are running, the innermost last; a fault in one is told with its name."""
+    names = [""]
+
+    def leave(*_: object) -> None:
+        names.pop()
+
+    children = module.named_modules() if isinstance(module, nn.Module) else ()
+    hooks = [
+        hook
+        for name, child in children
+        for hook in (
+            child.register_forward_pre_hook(lambda *_, name=name: names.append(name)),
+            child.register_forward_hook(leave),
+        )
+    ]
+    try:
+        yield names
+    except (ValueError, RuntimeError) as error:
+        if names[-1]:
+            raise ValueError(f"layer {names[-1]}: {error}") from error
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -139,9 +217,11 @@ def _mark(tensor: Tensor, grid: Grid, size: tuple[int, int]) -> None:
 class _GridMode(TorchFunctionMode):
     """Hands the grid of a function's inputs on to its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Sequence[str]) -> None:
         super().__init__()
-        self.global_operations: list[str] = []
+        self.layers = layers
+        self.windows: list[Call] = []
+        self.mixing: list[Call] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -151,11 +231,9 @@ class _GridMode(TorchFunctionMode):
         places = [place for tensor in _tensors((*args, *kwargs.values())) if (place := _placed(tensor))]
         name = getattr(func, "__name__", "").strip("_")
         for result in _tensors([output]) if places else ():
-            if name in _WINDOWED:
+            if name in _WINDOWED and result.ndim == 4:
+                self.windows.append(Call(self.layers[-1], name, places[0].grid))
                 _mark(result, _WINDOWED[name](places[0].grid, args, kwargs), _spatial(result))
-            elif name == "pad" and result.ndim == 4:
-                amounts = args[1] if len(args) > 1 else kwargs["pad"]
-                _mark(result, places[0].grid.crop(-amounts[0]), _spatial(result))
             else:
                 self._carry_over(name, places, result)
         return output
@@ -164,7 +242,7 @@ class _GridMode(TorchFunctionMode):
         same = [place for place in places if place.holds(result)]
         if not same:
             if result.is_floating_point() and max(places[0].size) > 1:
-                self.global_operations.append(name)
+                self.mixing.append(Call(self.layers[-1], name, places[0].grid))
             return
         grid = same[0].grid
         for place in same[1:]:
@@ -221,12 +299,17 @@ def _after_pool(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Gr
     return grid.convolve(kernel_size, stride, _axis(given.get("padding", 0), 0), _axis(dilation, 0))
 
 
+def _after_pad(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+    return grid.crop(-int(_given(args, kwargs, "input pad")["pad"][0]))
+
+
 _WINDOWED: dict[str, Callable[[Grid, tuple[Any, ...], dict[str, Any]], Grid]] = {
     "conv2d": _after_conv,
     "conv_transpose2d": _after_transposed,
     "max_pool2d": _after_pool,
     "max_pool2d_with_indices": _after_pool,
     "avg_pool2d": _after_pool,
+    "pad": _after_pad,
 }
 
 

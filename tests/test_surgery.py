@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fullyconv.geometry import Grid
-from fullyconv.surgery import bilinear_kernel, conv_to_linear, linear_to_conv, trace, transplant
+from fullyconv.surgery import bilinear_kernel, blueprint, conv_to_linear, linear_to_conv, trace, transplant
 
 
 def test_convolution_equals_the_linear_layer_it_was():
@@ -88,6 +88,30 @@ def test_trace_names_global_operations():
     assert trace(squeeze_and_excite).global_operations == ("mean",)
 
 
+def test_trace_tells_which_layer_read_which_grid():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    calls = [(call.layer, call.function, call.grid) for call in trace(network).windows]
+    assert calls == [("0", "conv2d", Grid()), ("1.1", "max_pool2d", Grid().convolve(3, 2))]
+
+
+def test_an_output_that_is_no_map_of_the_image_is_refused():
+    with pytest.raises(ValueError, match="output 0 of the network does not follow"):
+        trace(nn.AdaptiveAvgPool2d(1))
+
+
+def test_a_layer_that_fails_is_named():
+    with pytest.raises(ValueError, match=r"^layer 1: .*Kernel size"):
+        trace(nn.Sequential(nn.MaxPool2d(64), nn.Conv2d(3, 4, 5)))
+
+
+def test_a_blueprint_has_the_trace_of_its_network():
+    network = Branches().double()
+    drawn = trace(blueprint(network), size=(1024, 1280))
+    assert drawn.grids == trace(network).grids
+    assert drawn.windows == trace(network).windows
+    assert {tensor.device.type for tensor in network.parameters()} == {"cpu"}
+
+
 @pytest.mark.parametrize("kernel_size", [3, 4, 16, 32, 63, 64])
 def test_bilinear_kernel_is_the_authors(kernel_size):
     factor = (kernel_size + 1) // 2
@@ -99,9 +123,42 @@ def test_bilinear_kernel_is_the_authors(kernel_size):
     assert torch.allclose(bilinear_kernel(kernel_size), torch.tensor(expected, dtype=torch.float64), atol=1e-15)
 
 
-def test_bilinear_deconvolution_is_interpolation_inside():
+@pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
+def test_bilinear_deconvolution_is_interpolation_inside(factor):
     scores = torch.randn(1, 1, 6, 7, dtype=torch.float64)
-    kernel = bilinear_kernel(8)[None, None]
-    upscored = F.conv_transpose2d(scores, kernel, stride=4, padding=2)
-    expected = F.interpolate(scores, scale_factor=4, mode="bilinear", align_corners=False)
-    assert torch.allclose(upscored[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=1e-12)
+    upscored = F.conv_transpose2d(scores, bilinear_kernel(2 * factor)[None, None], stride=factor, padding=factor // 2)
+    expected = F.interpolate(scores, scale_factor=factor, mode="bilinear", align_corners=False)
+    inner = slice(factor // 2, -(factor // 2))
+    assert torch.allclose(upscored[..., inner, inner], expected[..., inner, inner], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel_size", "stride"), [(4, 2), (16, 8), (32, 16), (63, 32), (64, 32)])
+def test_bilinear_kernels_add_up_to_one_at_every_pixel(kernel_size, stride):
+    ones = torch.ones(1, 1, 4, 5, dtype=torch.float64)
+    upscored = F.conv_transpose2d(ones, bilinear_kernel(kernel_size)[None, None], stride=stride)
+    inner = upscored[..., stride:-stride, stride:-stride]
+    assert torch.allclose(inner, torch.ones_like(inner), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 0.0), (torch.float32, 1e-6)])
+def test_one_kernel_per_class_equals_the_authors_mostly_empty_matrix_of_kernels(dtype, tolerance):
+    classes, scores = 5, torch.randn(2, 5, 4, 6, dtype=dtype)
+    kernel = bilinear_kernel(16).to(dtype)
+    matrix = torch.zeros(classes, classes, 16, 16, dtype=dtype)
+    matrix[range(classes), range(classes)] = kernel
+    grouped = F.conv_transpose2d(scores, kernel.expand(classes, 1, 16, 16), stride=8, groups=classes)
+    assert torch.allclose(F.conv_transpose2d(scores, matrix, stride=8), grouped, rtol=0, atol=tolerance)
+
+
+def test_upsampling_in_steps_is_not_upsampling_at_once():
+    def upsampled(scores: torch.Tensor, *factors: int) -> torch.Tensor:
+        for factor in factors:
+            kernel = bilinear_kernel(2 * factor)[None, None]
+            scores = F.conv_transpose2d(scores, kernel, stride=factor, padding=factor // 2)
+        return scores[..., 64:-64, 64:-64]
+
+    noise = torch.randn(1, 1, 12, 12, dtype=torch.float64)
+    once = upsampled(noise, 32)
+    for steps in [(2, 16), (2, 2, 8)]:
+        difference = (upsampled(noise, *steps) - once).norm() / once.norm()
+        assert 0.2 < difference < 0.3
