@@ -1,4 +1,4 @@
-"""Augmentation: scale jitter, crop, flip and light, drawn from one generator and applied alike to image and masks."""
+"""Augmentation: scale, crop, shift, flip and light, drawn from one generator and applied alike to image and masks."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Augmentation:
     """How training samples vary. Masks are never interpolated; what lies outside the image is grey and ignored.
 
     Args:
-        crop: Height and width of every sample, in pixels.
+        crop: Height and width of every sample, in pixels; None keeps those of its image.
         scale: Least and greatest magnification, drawn log-uniformly.
         aspect: Greatest stretch of width against height, drawn log-uniformly to either side; 1 for none.
         flip: Probability of mirroring left and right.
@@ -25,9 +25,10 @@ class Augmentation:
         focus: Probability that a crop is laid over a pixel of a class drawn evenly from those in the mask, which shows
             rare classes more often; otherwise it is laid anywhere.
         lit: How many bands light changes, the first ones: those of the image, and not those of its depth. None for all.
+        shift: Greatest translation in pixels up, down, left and right, beyond the image's border too.
     """
 
-    crop: tuple[int, int] = (288, 384)
+    crop: tuple[int, int] | None = (288, 384)
     scale: tuple[float, float] = (0.6, 1.7)
     aspect: float = 1.15
     flip: float = 0.5
@@ -35,6 +36,7 @@ class Augmentation:
     peak: float = 1.0
     focus: float = 0.3
     lit: int | None = None
+    shift: int = 0
 
     def __call__(
         self,
@@ -43,7 +45,7 @@ class Augmentation:
         generator: torch.Generator,
         ignore_index: int = 255,
     ) -> tuple[Float[Tensor, "c crop_h crop_w"], Integer[Tensor, "*heads crop_h crop_w"]]:
-        """One sample of `crop` size.
+        """One sample of `crop` size, or of the image's.
 
         Args:
             image: In [0, 1].
@@ -52,21 +54,22 @@ class Augmentation:
             ignore_index: What the mask holds outside the image.
         """
         draw = _Draws(generator)
+        crop = self.crop or (mask.shape[-2], mask.shape[-1])
         scale = draw.log_uniform(*self.scale)
         stretch = draw.log_uniform(1 / self.aspect, self.aspect)
         window = (
-            max(1, round(self.crop[0] / scale)),
-            max(1, round(self.crop[1] / (scale * stretch))),
+            max(1, round(crop[0] / scale)),
+            max(1, round(crop[1] / (scale * stretch))),
         )
         first = mask.reshape(-1, *mask.shape[-2:])[0]
         anchor = _rare_pixel(first, ignore_index, draw) if draw.chance(self.focus) else None
         top, left = (
-            _place(size, length, draw, None if anchor is None else anchor[axis])
+            _place(size, length, draw, None if anchor is None else anchor[axis]) + _shift(size, self.shift, draw)
             for axis, (size, length) in enumerate(zip(first.shape, window, strict=True))
         )
         lit = image.shape[0] if self.lit is None else self.lit
         grey = [0.5] * lit + image[lit:].mean((1, 2)).div(self.peak).tolist()
-        image, mask = _cut(image / self.peak, mask, (top, left), window, self.crop, grey, ignore_index)
+        image, mask = _cut(image / self.peak, mask, (top, left), window, crop, grey, ignore_index)
         if draw.chance(self.flip):
             image, mask = image.flip(-1), mask.flip(-1)
         if self.light:
@@ -110,6 +113,12 @@ def _place(size: int, length: int, draw: _Draws, anchor: int | None) -> int:
     if anchor is not None:
         low, high = max(low, anchor - length + 1), min(high, anchor)
     return low + draw.below(high - low + 1)
+
+
+def _shift(size: int, most: int, draw: _Draws) -> int:
+    """A translation by up to `most` pixels to either side that leaves something of an axis of `size` pixels."""
+    reach = min(most, size - 1)
+    return draw.below(2 * reach + 1) - reach if reach else 0
 
 
 def _cut(

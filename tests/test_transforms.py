@@ -97,3 +97,36 @@ def test_a_wholly_ignored_mask_is_no_obstacle():
     mask = torch.full((30, 30), 255, dtype=torch.uint8)
     _, cut = Augmentation(crop=(16, 16), focus=1.0)(torch.rand(3, 30, 30), mask, generator())
     assert (cut == 255).all()
+
+
+JITTER = Augmentation(crop=None, scale=(1, 1), aspect=1, flip=0, light=0, focus=0, shift=3)
+
+
+def test_jitter_moves_the_whole_image_and_ignores_what_it_uncovers():
+    image, mask = torch.rand(3, 12, 20), torch.randint(0, 5, (12, 20), dtype=torch.uint8)
+    moves = set()
+    for seed in range(400):
+        moved, labels = JITTER(image, mask, generator(seed))
+        assert moved.shape == image.shape
+        rows, columns = ((labels != 255).any(dim).nonzero().flatten() for dim in (1, 0))
+        rows_lost, columns_lost = 12 - len(rows), 20 - len(columns)
+        assert rows_lost <= 3
+        assert columns_lost <= 3
+        seen = moved[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        top, left = (rows_lost if rows[0] == 0 else 0), (columns_lost if columns[0] == 0 else 0)
+        assert torch.equal(seen, image[:, top : top + len(rows), left : left + len(columns)])
+        moves.add((rows_lost if rows[0] else -rows_lost, columns_lost if columns[0] else -columns_lost))
+    assert moves == {(down, right) for down in range(-3, 4) for right in range(-3, 4)}
+
+
+def test_jitter_leaves_something_of_the_smallest_image():
+    for seed in range(20):
+        _, labels = JITTER(torch.rand(1, 1, 2), torch.zeros(1, 2, dtype=torch.uint8), generator(seed))
+        assert (labels == 0).any()
+
+
+def test_samples_of_unlike_images_keep_their_size():
+    augment = Augmentation(crop=None)
+    for size in ((9, 7), (40, 30)):
+        image, mask = augment(torch.rand(3, *size), torch.zeros(size, dtype=torch.uint8), generator())
+        assert image.shape[1:] == mask.shape == size
