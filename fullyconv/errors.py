@@ -171,6 +171,12 @@ FAULTS: dict[str, Fault] = {
         "Give every image its further pictures, alike in number and size: a template more=depth/{name}.png beside "
         "images= and masks=, a column more in a manifest, --more on the command line.",
     ),
+    "SEG-D025": Fault(
+        "The layout has no such option, or not this value",
+        "LAYOUT:PATH?option=value sets how a data set is read, and each layout has options of its own; `train` and `val` "
+        "name one of the splits in every layout.",
+        "Take an option and a value that the message lists, and quote the whole, since ? and & mean something to shells.",
+    ),
     # E: evaluation and scores
     "SEG-E001": Fault(
         "The truth holds a value that is no class",

@@ -4,17 +4,22 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, sbd, voc
+from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, nyud, pascal_context, sbd, siftflow, voc
 from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest, with_val
 from fullyconv.errors import FullyconvError
 
 __all__ = ["LAYOUTS", "Dataset", "Layout", "Pair", "open_dataset"]
 
+# Options of every layout: which of its splits is used as train, and which as val.
+ROLES = ("train", "val")
 # In the order in which they are tried: folder takes whatever has pictures in it.
 LAYOUTS: dict[str, Layout] = {
     "camvid": camvid.LAYOUT,
+    "pascal_context": pascal_context.LAYOUT,  # before voc, whose folders it has, too
     "voc": voc.LAYOUT,
     "sbd": sbd.LAYOUT,
+    "nyud": nyud.LAYOUT,
+    "siftflow": siftflow.LAYOUT,
     "cityscapes": cityscapes.LAYOUT,
     "ade20k": ade20k.LAYOUT,
     "manifest": manifest.LAYOUT,
@@ -26,31 +31,33 @@ def open_dataset(data: str | Path | Dataset) -> Dataset:
     """The pairs, splits and labels of a data set.
 
     Args:
-        data: A path whose layout is recognised; `LAYOUT:PATH` to say it; or `folder:PATH?images=T&masks=T` with
-            templates such as `img/{name}.jpg` and `gt/{name}_L.png`. A `Dataset` comes back as it is.
+        data: A path whose layout is recognised; `LAYOUT:PATH` to say it; or `LAYOUT:PATH?option=value&...`.
+            `train=NAME` and `val=NAME` say which of the splits to use as train and as val; the others are those of the
+            layout's `read`, such as `folder:PATH?images=img/{name}.jpg&masks=gt/{name}_L.png`. A `Dataset` comes back
+            as it is.
 
     Raises:
         FullyconvError: SEG-D001 if the path does not exist, SEG-D002 if its layout is not recognised, SEG-D003 if
-            no image has a mask, SEG-D004 if there is no layout of the name.
+            no image has a mask, SEG-D004 if there is no layout of the name, SEG-D025 if it has no such option.
     """
     if isinstance(data, Dataset):
         return data
     name, path, options = _parsed(str(data))
     if not path.exists():
         raise _missing(path)
-    if options:
-        return folder.read(path, images=options.get("images"), masks=options.get("masks"))
-    if name:
-        return _with_val(LAYOUTS[name].read(path))
-    for layout in LAYOUTS.values():
-        if layout.recognise(path):
-            return _with_val(layout.read(path))
-    raise _unrecognised(path)
+    name = name or next((known for known, layout in LAYOUTS.items() if layout.recognise(path)), "")
+    if not name:
+        raise _unrecognised(path)
+    roles = {role: options.pop(role) for role in ROLES if role in options}
+    return _in_roles(LAYOUTS[name].read(path, **options), roles)
 
 
-def _with_val(dataset: Dataset) -> Dataset:
-    splits, notes = with_val(dataset.splits, dataset.root)
-    return replace(dataset, splits=splits, notes=(*dataset.notes, *notes))
+def _in_roles(dataset: Dataset, roles: dict[str, str]) -> Dataset:
+    """The data set with the splits that are named as train and val; val is taken from train if there is none."""
+    chosen = {role: dataset.pairs(split) for role, split in roles.items()}
+    splits, notes = with_val({**dataset.splits, **chosen}, dataset.root)
+    also = tuple(_in_roles(other, roles) for other in dataset.also)
+    return replace(dataset, splits=splits, notes=(*dataset.notes, *notes), also=also)
 
 
 def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:
@@ -65,9 +72,14 @@ def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:
         hint = f"; did you mean {similar}:{rest}?" if similar else ""
         raise FullyconvError("SEG-D004", f"there is no layout {name!r}; there are {', '.join(LAYOUTS)}{hint}")
     path, _, query = rest.partition("?")
-    if name == "folder" and query and not Path(rest).exists():
-        return name, Path(path), dict(parse_qsl(query))
-    return name, Path(rest), {}
+    if not query or Path(rest).exists():
+        return name, Path(rest), {}
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    known = (*LAYOUTS[name].options, *ROLES)
+    unknown = next((option for option in options if option not in known), None)
+    if unknown:
+        raise FullyconvError("SEG-D025", f"the layout {name} has no option {unknown!r}; it has {', '.join(known)}")
+    return name, Path(path), options
 
 
 def _missing(path: Path) -> FullyconvError:

@@ -104,11 +104,13 @@ class Layout:
         title: What it looks like, in one line, for help and errors.
         recognise: Whether a path looks like it; quick, and never raises.
         read: The data set at a path.
+        options: The keyword arguments of `read`, which `LAYOUT:PATH?option=value` gives as text.
     """
 
     title: str
     recognise: Callable[[Path], bool]
-    read: Callable[[Path], Dataset]
+    read: Callable[..., Dataset]
+    options: tuple[str, ...] = ()
 
 
 def distinct(pairs: Iterable[Pair]) -> tuple[Pair, ...]:

@@ -494,4 +494,9 @@ def _nothing_paired(root: Path, images: Sequence[Found], masks: Sequence[Found])
     )
 
 
-LAYOUT = Layout("images/ and masks/ under any usual names, in splits or not, or side by side", recognise, read)
+LAYOUT = Layout(
+    "images/ and masks/ under any usual names, in splits or not, or side by side",
+    recognise,
+    read,
+    options=("images", "masks"),
+)
