@@ -22,6 +22,7 @@ SCORE_COLORS = {
     "mean_accuracy": "#6a51a3",
     "frequency_weighted_iou": "#3a8a5c",
 }
+FAR_APART = 20  # ratio from which on numbers stand on a logarithmic axis
 MOST_NUMBERS = 25  # classes up to which each cell of a confusion matrix carries its number
 
 
@@ -156,6 +157,78 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
         axes.grid(color="#e6e6e6", linewidth=0.7)
         _without_box(axes)
     return figure
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]] = ()) -> "Figure":
+    """Our numbers beside the paper's: a panel per measure, a line of dots per label; then a panel per kind of curve.
+
+    Args:
+        rows: label, measure, unit, ours, repetitions; paper and released are numbers or None.
+        lines: label, panel, across (the title of the horizontal axis), x and y.
+    """
+    measures, panels = _unique(rows, "measure"), _unique(lines, "panel")
+    count = len(measures) + len(panels)
+    columns = min(3, count)
+    high = max(1.1 + 0.3 * len(_unique(rows, "label")), 2.8 if lines else 0)
+    figure = _figure(3.1 * columns + 1.4, high * math.ceil(count / columns) + 0.4)
+    grid = figure.subplots(math.ceil(count / columns), columns, squeeze=False).flatten().tolist()
+    for axes, measure in zip(grid, measures, strict=False):
+        _dots(axes, [row for row in rows if row["measure"] == measure])
+    for axes, panel in zip(grid[len(measures) :], panels, strict=False):
+        _lines(axes, [line for line in lines if line["panel"] == panel])
+    for axes in grid[:count]:
+        axes.grid(color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        _without_box(axes)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    if measures:
+        handles, names = _keys(grid[: len(measures)])
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    return figure
+
+
+def _dots(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    """One measure: each label's repetitions, their mean, and what others say."""
+    places = range(len(rows) - 1, -1, -1)
+    for place, row in zip(places, rows, strict=True):
+        axes.plot(row["repetitions"], [place] * len(row["repetitions"]), "o", color=ACCENT, alpha=0.3, markersize=4)
+    axes.plot([row["ours"] for row in rows], places, "o", color=ACCENT, markersize=6, label="ours")
+    for source, shape in (("paper", "D"), ("released", "s")):
+        told = [(row[source], place) for place, row in zip(places, rows, strict=True) if row[source] is not None]
+        if told:
+            values, where = zip(*told, strict=True)
+            axes.plot(values, where, shape, color=SECOND, markerfacecolor="none", markersize=7, label=source)
+    shown = [value for row in rows for value in (row["ours"], row["paper"]) if value is not None and value > 0]
+    if shown and max(shown) > FAR_APART * min(shown):
+        axes.set_xscale("log")
+    axes.set_yticks(places, [_short(row["label"]) for row in rows], fontsize=9)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    unit = f", {rows[0]['unit']}" if rows[0]["unit"] else ""
+    axes.set_title(f"{rows[0]['measure']}{unit}", loc="left", fontsize=11)
+
+
+def _lines(axes: "Axes", lines: Sequence[Mapping[str, Any]]) -> None:
+    """One panel of curves; a label keeps its colour from panel to panel."""
+    colors = dict(zip(_unique(lines, "label"), (*SCORE_COLORS.values(), *["black"] * len(lines)), strict=False))
+    drawn = set()
+    for line in lines:
+        name = line["label"] if line["label"] not in drawn else None
+        drawn.add(line["label"])
+        axes.plot(line["x"], line["y"], color=colors[line["label"]], linewidth=1.5, alpha=0.8, label=name)
+    axes.set_title(lines[0]["panel"], loc="left", fontsize=11)
+    axes.set_xlabel(lines[0]["across"])
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _keys(panels: Sequence["Axes"]) -> tuple[list[Any], list[str]]:
+    """The marks of all panels with their names, each once."""
+    found = {name: mark for axes in panels for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return list(found.values()), list(found)
+
+
+def _unique(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(str(row[key]) for row in rows))
 
 
 def save(figure: "Figure", file: str | Path) -> None:

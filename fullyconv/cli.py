@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "fullyconv.evaluation:evaluate",
     "score": "fullyconv.evaluation:score",
     "predict": "fullyconv.prediction:predict_files",
+    "reproduce": "fullyconv.experiments.reproduction:reproduce",
     "explain": "fullyconv.cli:explain",
 }
 CONFIGURABLE = frozenset({"train"})  # the commands with options enough to keep in a file

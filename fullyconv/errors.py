@@ -280,6 +280,13 @@ FAULTS: dict[str, Fault] = {
         "config.json or model.safetensors is truncated, altered, or of another network.",
         "Copy the folder again from where it was made.",
     ),
+    "SEG-M030": Fault(
+        "The network cannot be made dense",
+        "Its strides can be traded for dilation only if each convolution and pool is a module of its own, read at one "
+        "stride, and nothing looks at the whole map: no flattening, global pooling, attention or upsampling.",
+        "Take the trunk without its head, turn linear layers into convolutions, or use shift_and_stitch, which takes any "
+        "network.",
+    ),
     # P: prediction
     "SEG-P001": Fault(
         "No images to predict",
@@ -300,6 +307,22 @@ FAULTS: dict[str, Fault] = {
         "A tile that does not fit the network",
         "Tiles must start where the coarsest map has its cells, so their side is a multiple of its stride.",
         "Take the size that the message offers, or auto.",
+    ),
+    # R: reproducing the paper
+    "SEG-R001": Fault(
+        "There is no such experiment",
+        "The word after `fullyconv reproduce` names an experiment of the paper, and this name is not among them.",
+        "`fullyconv reproduce` without a name lists them.",
+    ),
+    "SEG-R002": Fault(
+        "An experiment cannot be set up like this",
+        "It needs some time, and data of its kind: depth beside the images, say, or two sets of labels for them.",
+        "Follow the message; without --data, every experiment makes its own small data.",
+    ),
+    "SEG-R003": Fault(
+        "No experiment to go on with",
+        "--resume follows the settings.json of the folder in --out, and there is none, or one of another experiment.",
+        "Leave --resume out to begin the experiment, or check --out.",
     ),
     # T: training
     "SEG-T001": Fault(

@@ -40,6 +40,7 @@ PROMISED = {
     "evaluate": {"MODEL", "DATA", "--split"},
     "score": {"PREDICTIONS", "TRUTH", "--data"},
     "predict": {"MODEL", "INPUTS...", "--out", "--tile"},
+    "reproduce": {"NAME", "--data", "--minutes", "--out"},
     "explain": {"CODE"},
 }
 

@@ -1,0 +1,216 @@
+"""The door to the paper's experiments: run one by name, show our numbers beside the paper's, keep them in a folder."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fullyconv import charts
+from fullyconv.arguments import nearest
+from fullyconv.errors import FullyconvError
+from fullyconv.experiments import EXPERIMENTS, Experiment
+from fullyconv.experiments.findings import Findings, markdown, shown, table
+from fullyconv.experiments.workbench import Settings, Workbench, known_data, machine, write_json
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The experiments that there are."""
+
+    experiments: Mapping[str, Experiment]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "experiments": [
+                {"name": name, "title": experiment.title, "source": experiment.source}
+                for name, experiment in self.experiments.items()
+            ]
+        }
+
+    def __str__(self) -> str:
+        wide = max(map(len, self.experiments))
+        rows = [
+            f"{name:<{wide}}  {experiment.title} ({experiment.source})" for name, experiment in self.experiments.items()
+        ]
+        return "\n".join([*rows, "", "Run one by its name: fullyconv reproduce table1"])
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One experiment, done.
+
+    Args:
+        settings: What was asked for.
+        findings: Machine, data and minutes are among their conditions.
+        out: Folder with findings.json, findings.md, plot.png, the parts and the training runs.
+    """
+
+    settings: Settings
+    findings: Findings
+    out: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"experiment", "title", "source", "rows", "conclusion", "conditions", "curves", "out", "files"}`."""
+        experiment = EXPERIMENTS[self.settings.name]
+        return {
+            "experiment": self.settings.name,
+            "title": experiment.title,
+            "source": experiment.source,
+            **self.findings.to_json(),
+            "out": str(self.out),
+            "files": {kind: str(self.out / name) for kind, name in FILES.items()},
+        }
+
+    def __str__(self) -> str:
+        return _terminal(self)
+
+
+FILES = {"json": "findings.json", "table": "findings.md", "plot": "plot.png"}
+
+
+def reproduce(
+    name: str | None = None,
+    *,
+    data: str | None = None,
+    minutes: float = 10.0,
+    out: Path | None = None,
+    resume: bool = False,
+    trunk: str = "resnet10t",
+    pretrained: str = "none",
+    seed: int = 0,
+) -> Reproduction | Listing:
+    """Repeat an experiment of the paper on the data that are there, and show our numbers beside the paper's.
+
+    Args:
+        name: Of the experiment; without a name they are listed.
+        data: A path whose layout is recognised, or LAYOUT:PATH. Left out, a suitable folder below $FULLYCONV_DATA, or
+            else the handwritten digits that come with scikit-learn.
+        minutes: Time limit; training runs share it evenly.
+        out: Folder for the findings; reproductions/NAME if left out.
+        resume: Go on with the experiment in --out, by its own settings.
+        trunk: Classifier below the nets that are trained: vgg16 as in the paper, or any of timm's.
+        pretrained: What the nets start from: none, hub (timm's weights), a weight file, or an earlier run.
+        seed: The first of the seeds.
+
+    Example:
+        fullyconv reproduce table2 --data VOCdevkit --minutes 60 --out table2
+    """
+    if name is None:
+        return Listing(EXPERIMENTS)
+    if name not in EXPERIMENTS:
+        hint = nearest(name, EXPERIMENTS) or f"; there are {', '.join(EXPERIMENTS)}"
+        raise FullyconvError("SEG-R001", f"there is no experiment {name}{hint}")
+    if not minutes > 0:
+        raise FullyconvError("SEG-R002", f"--minutes must be above zero, got {minutes:g}")
+    folder = _folder(name, out, resume)
+    if resume:
+        settings = _saved(name, folder)
+    else:
+        place = data or known_data(EXPERIMENTS[name].data)
+        settings = Settings(name, place, minutes, trunk, pretrained, seed)
+        write_json(folder / "settings.json", asdict(settings))
+    return _carried_out(settings, folder)
+
+
+def _folder(name: str, out: Path | None, resume: bool) -> Path:
+    """Where the experiment stands or shall stand; what exists is refused unless resumed."""
+    base = Path("reproductions") / name
+    numbered = [base, *(base.with_name(f"{name}-{number}") for number in range(2, 1000))]
+    if out is None and not resume:
+        return next(folder for folder in numbered if not folder.exists())
+    if out is None:
+        begun = [folder for folder in numbered if (folder / "settings.json").is_file()]
+        return max(begun, key=lambda folder: (folder / "settings.json").stat().st_mtime, default=base)
+    if out.is_file() or (not resume and out.exists() and any(out.iterdir())):
+        go_on = "go on with it by --resume, or " if (out / "settings.json").is_file() else ""
+        raise FullyconvError("SEG-U008", f"{out} exists already; {go_on}name another folder with --out")
+    return out
+
+
+def _saved(name: str, folder: Path) -> Settings:
+    """The settings of the experiment that goes on."""
+    file = folder / "settings.json"
+    if not file.is_file():
+        raise FullyconvError(
+            "SEG-R003", f"{folder} holds no settings.json, so there is nothing to resume; leave --resume out to begin"
+        )
+    settings = Settings(**json.loads(file.read_text(encoding="utf-8")))
+    if settings.name != name:
+        raise FullyconvError(
+            "SEG-R003", f"{folder} holds the experiment {settings.name}, not {name}; name another folder with --out"
+        )
+    return settings
+
+
+def _carried_out(settings: Settings, folder: Path) -> Reproduction:
+    """Runs the experiment and keeps what it found; an interrupted one can go on, unless it had not even begun."""
+    module, function = EXPERIMENTS[settings.name].target.split(":")
+    run: Callable[[Workbench], Findings] = getattr(import_module(f"fullyconv.experiments.{module}"), function)
+    bench = Workbench(settings, folder)
+    try:
+        with bench.progress():
+            found = run(bench)
+    except KeyboardInterrupt:
+        if _drop_if_empty(folder):
+            raise KeyboardInterrupt("stopped before anything was measured; nothing was saved") from None
+        again = shlex.join(["fullyconv", "reproduce", settings.name, "--out", str(folder), "--resume"])
+        done = len(list((folder / "parts").glob("[!.]*.json")))
+        raise KeyboardInterrupt(f"stopped with {done} parts measured and saved; go on with: {again}") from None
+    except BaseException:
+        _drop_if_empty(folder)
+        raise
+    conditions = {
+        **found.conditions,
+        "data": bench.data,
+        "machine": machine(),
+        "minutes": round(bench.seconds() / 60, 2),
+        "seed": settings.seed,
+    }
+    result = Reproduction(settings, Findings(found.rows, found.conclusion, conditions, found.curves), folder)
+    _write(result)
+    return result
+
+
+def _drop_if_empty(folder: Path) -> bool:
+    """Removes the folder of an experiment that has neither a part nor a training run to show."""
+    if (folder / "parts").exists() or (folder / "runs").exists():
+        return False
+    shutil.rmtree(folder)
+    return True
+
+
+def _write(result: Reproduction) -> None:
+    """Writes plot, table and, last, findings.json, whose presence says that all is there."""
+    values = result.to_json()
+    charts.save(charts.comparison(values["rows"], values["curves"]), result.out / FILES["plot"])
+    page = markdown(result.findings, f"{values['experiment']}: {values['title']}", Path(FILES["plot"]))
+    (result.out / FILES["table"]).write_text(page, encoding="utf-8")
+    write_json(result.out / FILES["json"], values)
+
+
+def _terminal(result: Reproduction) -> str:
+    """The table, the conclusion and the conditions, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    headings, lines = table(result.findings.rows)
+    experiment = EXPERIMENTS[result.settings.name]
+    grid = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(headings):
+        grid.add_column(heading, justify="left" if place < 2 else "right")
+    for cells in lines:
+        grid.add_row(*cells)
+    width = min(100, shutil.get_terminal_size().columns)
+    console = Console(width=width, highlight=False)
+    with console.capture() as captured:
+        console.print(f"{experiment.title} ({experiment.source})\n", markup=False)
+        console.print(grid)
+        console.print(f"\n{result.findings.conclusion}\n", markup=False)
+        for name, value in result.findings.conditions.items():
+            console.print(f"{name + ':':<12}{shown(value)}", markup=False, soft_wrap=True)
+        console.print(f"{'kept in:':<12}{result.out}", markup=False, soft_wrap=True)
+    return captured.get().rstrip()

@@ -1,0 +1,43 @@
+"""How long things take, measured in turns."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], object]], *, seconds: float, rounds: int = 20, least: int = 3
+) -> dict[str, list[float]]:
+    """The seconds that each work takes in each round. They take turns, so that a busy machine slows all alike.
+
+    Args:
+        works: Each runs once before the clock starts.
+        seconds: No round is begun after so long.
+        rounds: At most so many.
+        least: At least so many, however long they take.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    begun = time.monotonic()
+    for number in range(rounds):
+        if number >= least and time.monotonic() - begun > seconds:
+            break
+        for name, work in works.items():
+            taken[name].append(_seconds_of(work))
+    return taken
+
+
+def _seconds_of(work: Callable[[], object]) -> float:
+    _wait()
+    begun = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - begun
+
+
+def _wait() -> None:
+    """Until the accelerator is done, if there is one: it works on while Python goes ahead."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,164 @@
+"""What an experiment works with: its settings and data, parts that are measured only once, and word of how it goes."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.live import Live
+
+from fullyconv.datasets import Dataset, open_dataset
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for; kept as settings.json, and what `--resume` follows.
+
+    Args:
+        name: Of the experiment.
+        data: A path, or LAYOUT:PATH; None for the embedded digits.
+        minutes: Time limit of the whole experiment.
+        trunk: Classifier below the nets that are trained, as in fcn8s-TRUNK.
+        pretrained: Weights that the nets start from: none, hub, or a file or run.
+        seed: The first of the seeds; the others follow it.
+    """
+
+    name: str
+    data: str | None
+    minutes: float
+    trunk: str
+    pretrained: str
+    seed: int
+
+
+class Workbench:
+    """The place of one experiment: a folder, a clock, and what has been measured so far.
+
+    A part is measured once: its value is kept as `parts/NAME.json` and read from there when the experiment goes on
+    after an interruption.
+
+    Args:
+        settings: What was asked for.
+        folder: Of the experiment; parts and training runs are kept in it.
+    """
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.begun = time.monotonic()
+        self.spent_seconds = _spent(folder)
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.doing = "starting"
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data that were named, or the embedded digits, written into the folder."""
+        from fullyconv.experiments.scenes import write_digits
+
+        if self.settings.data is not None:
+            return open_dataset(self.settings.data)
+        return write_digits(self.folder / "digits", seed=self.settings.seed)
+
+    @property
+    def data(self) -> str:
+        """Which data the experiment has used, in words."""
+        if "dataset" not in vars(self):
+            return "none needed"
+        return self.settings.data or "handwritten digits on cluttered canvases, embedded"
+
+    def seconds(self) -> float:
+        """What the experiment has taken so far, interrupted sessions included."""
+        return self.spent_seconds + time.monotonic() - self.begun
+
+    def seconds_left(self) -> float:
+        """Until the time limit; never negative."""
+        return max(0.0, 60 * self.settings.minutes - self.seconds())
+
+    def part(self, name: str, measure: Callable[[], Any]) -> Any:
+        """The value of one part, as JSON holds it: measured now, or read if an earlier session has measured it.
+
+        Args:
+            name: A file name without suffix, unique within the experiment.
+            measure: Gives plain values: numbers, texts, lists and dicts with text keys.
+        """
+        file = self.folder / "parts" / f"{name}.json"
+        if not file.is_file():
+            self.doing = name
+            begun = time.monotonic()
+            value = measure()
+            write_json(file, {"seconds": time.monotonic() - begun, "value": value})
+        return json.loads(file.read_text(encoding="utf-8"))["value"]
+
+    def say(self, text: str) -> None:
+        """One line for people, with the time that has passed."""
+        self.console.print(f"[{self.seconds():5.0f} s] {text}", markup=False)
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """While this is entered, a terminal shows what is being done and the time left."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self._state, console=self.console, transient=True, redirect_stderr=False):
+            yield
+
+    def _state(self) -> str:
+        limit, left = _clock(60 * self.settings.minutes), _clock(self.seconds_left())
+        return f"{self.doing}  {_clock(self.seconds())} of {limit}, at most {left} left"
+
+    @contextmanager
+    def quiet(self, log: Path) -> Iterator[None]:
+        """Sends what others write on stderr into a file, so that the experiment's own lines stay readable."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as lines, redirect_stderr(lines):
+            yield
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all; its folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}")
+    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    fresh.replace(file)
+
+
+def known_data(folders: Sequence[str]) -> str | None:
+    """The first of the folders that exists below the one that the environment variable FULLYCONV_DATA names."""
+    root = os.environ.get("FULLYCONV_DATA")
+    found = [Path(root) / folder for folder in folders if (Path(root) / folder).is_dir()] if root else []
+    return str(found[0]) if found else None
+
+
+def machine() -> str:
+    """What computes: processor, cores, threads, how busy they were just now, and PyTorch's version."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} used"
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{device}, {cores}{load}, PyTorch {torch.__version__}"
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _spent(folder: Path) -> float:
+    """Seconds that earlier sessions took for the parts that they finished."""
+    parts = (folder / "parts").glob("[!.]*.json")
+    return sum(float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) for file in parts)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
