@@ -1,7 +1,7 @@
 """Augmentation: scale, crop, shift, flip and light, drawn from one generator and applied alike to image and masks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Integer
@@ -37,6 +37,15 @@ class Augmentation:
     focus: float = 0.3
     lit: int | None = None
     shift: int = 0
+
+    def shrunk(self, factor: float) -> "Augmentation":
+        """The same view of smaller samples: fewer pixels, each of more of the image.
+
+        Args:
+            factor: Of the crop's sides, which stay multiples of 32, and of the magnification.
+        """
+        height, width = (max(32, round(size * factor / 32) * 32) for size in self.crop)
+        return replace(self, crop=(height, width), scale=(self.scale[0] * factor, self.scale[1] * factor))
 
     def __call__(
         self,

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +26,11 @@ from fullyconv.models import create
 from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
-from fullyconv.training.loading import Decoder, Samples, batches
+from fullyconv.training.loading import Decoder, Feed, Samples, batches
 from fullyconv.training.loop import Average, Objective, Pace
 from fullyconv.training.plan import Plan, crop_for, recipe_of, seconds_of, stage_of, steps_of
 from fullyconv.training.recipes import RECIPES, Recipe, learning_rate_factor, optimizer_of, parameter_groups
+from fullyconv.transforms import Augmentation
 
 TINY = "fcn16s-test_resnet"
 SHORT = ["--model", TINY, "--steps", "12", "--batch", "4", "--crop", "[32,32]", "--validations", "4", "--workers", "1"]
@@ -427,3 +430,37 @@ def test_lengths_are_read_as_people_write_them():
     with pytest.raises(FullyconvError, match="SEG-T006"):
         steps_of(1, 1, None, size=10, batch=4)
     assert math.isclose(steps_of(None, None, None, size=8, batch=8) or 0, 100)
+
+
+def test_samples_grow_at_the_same_step_wherever_a_run_begins(data):
+    dataset = open_dataset(data)
+    decoder = Decoder(dataset.pairs("train"), dataset.labels, 3)
+    augmentation = Augmentation(crop=(64, 96))
+
+    def feed() -> Feed:
+        def open_at(step: int, small: bool) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+            samples = Samples(decoder, Stream(0, 12), augmentation.shrunk(0.6) if small else augmentation)
+            return batches(samples, step=step, batch=4, parts=2, process=0, processes=1, workers=0)
+
+        return Feed(open_at, 2, 0.5)
+
+    with closing(feed()) as whole:
+        steps = [whole.step(number, number / 6) for number in range(6)]
+    assert [step[0][0].shape[2:] for step in steps] == [(32, 64)] * 3 + [(64, 96)] * 3
+    for begin in (1, 3, 5):
+        with closing(feed()) as resumed:
+            for number in range(begin, 6):
+                for (image, mask), (same_image, same_mask) in zip(
+                    steps[number], resumed.step(number, number / 6), strict=True
+                ):
+                    assert torch.equal(image, same_image)
+                    assert torch.equal(mask, same_mask)
+
+
+def test_only_samples_that_can_shrink_grow(data):
+    pairs = open_dataset(data).pairs("train")
+    settings = {"whole_images": False, "stage": 0}
+    assert recipe_of("default", {}, pairs, crop=(192, 192), **settings).growth == RECIPES["default"].growth > 0
+    assert recipe_of("default", {}, pairs, crop=(96, 192), **settings).growth == 0
+    assert recipe_of("default", {"growth": 0.0}, pairs, crop=(192, 192), **settings).growth == 0
+    assert recipe_of("cvpr15", {}, pairs, crop=None, **settings).growth == 0

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +136,43 @@ def collate(samples: Sequence[Sample | FullyconvError], ignore_index: int) -> tu
     batch = [F.pad(each.image, pad, value=float(each.image.mean())) for each, pad in zip(whole, padding, strict=True)]
     masks = [F.pad(sample.mask.long(), pad, value=ignore_index) for sample, pad in zip(whole, padding, strict=True)]
     return torch.stack(batch).contiguous(memory_format=torch.channels_last), torch.stack(masks)
+
+
+class Feed:
+    """The batches of one process, from any step on; the run's first share comes in small samples.
+
+    Args:
+        open_at: The endless batches from a step on, small or not.
+        parts: Batches per step.
+        growth: The share of the run that is trained on small samples.
+    """
+
+    def __init__(
+        self, open_at: Callable[[int, bool], Generator[tuple[Tensor, Tensor], None, None]], parts: int, growth: float
+    ) -> None:
+        self.open_at = open_at
+        self.parts = parts
+        self.growth = growth
+        self.small = False
+        self.source: Generator[tuple[Tensor, Tensor], None, None] | None = None
+
+    def step(self, number: int, progress: float) -> list[tuple[Tensor, Tensor]]:
+        """The batches of a step; steps follow one another.
+
+        Args:
+            number: The step, counted from 0.
+            progress: Share of the run that is over, in [0, 1].
+        """
+        small = progress < self.growth
+        if self.source is None or small != self.small:
+            self.close()
+            self.source, self.small = self.open_at(number, small), small
+        return [next(self.source) for _ in range(self.parts)]
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self.source is not None:
+            self.source.close()
 
 
 class _Collate:

@@ -4,7 +4,7 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from fullyconv.kernels import upsample, upsample_cross_entropy
 from fullyconv.models import FCN
 from fullyconv.sampling import seed_of
 from fullyconv.training import checkpoints
+from fullyconv.training.loading import Feed
 from fullyconv.training.recipes import Loss, Recipe, learning_rate_factor
 
 Batch = tuple[Tensor, Tensor]
@@ -182,7 +183,6 @@ class Loop:
         optimizer: Over the model's parameters, in groups that carry their `rate`.
         accelerator: Devices, precision, processes.
         pace: When the run ends.
-        parts: Batches accumulated per step.
         validations: How often the run is validated, evenly spread.
         checkpoint_seconds: Time between checkpoints.
         run: The run folder.
@@ -199,7 +199,6 @@ class Loop:
         accelerator: Accelerator,
         pace: Pace,
         *,
-        parts: int,
         seed: int,
         validations: int,
         checkpoint_seconds: float,
@@ -211,7 +210,6 @@ class Loop:
         self.recipe = recipe
         self.accelerator = accelerator
         self.pace = pace
-        self.parts = parts
         self.seed = seed
         self.validations = validations
         self.checkpoint_seconds = checkpoint_seconds
@@ -249,11 +247,11 @@ class Loop:
         values = {**vars(self.state), "elapsed": self.pace.elapsed(), "reserve": self.pace.reserve_seconds}
         return checkpoints.write(self.run / "checkpoints", self.state.step, tensors, values)
 
-    def fit(self, batches: Iterator[Batch], tell: Tell, stop: StopRequest) -> State:
+    def fit(self, feed: Feed, tell: Tell, stop: StopRequest) -> State:
         """Trains to the end of the pace.
 
         Args:
-            batches: Of this process, from the restored step on.
+            feed: Batches of this process.
             tell: Told of each step and validation: kind and values.
             stop: Asked at every step.
 
@@ -262,7 +260,8 @@ class Loop:
         """
         last_checkpoint = time.monotonic()
         while True:
-            parts = [_to(next(batches), self.accelerator.device) for _ in range(self.parts)]
+            about = self.pace.progress(self.state.step, self.pace.elapsed())
+            parts = [_to(part, self.accelerator.device) for part in feed.step(self.state.step, about)]
             amount, elapsed, stopping = self._agree(parts, stop.asked)
             progress = self.pace.progress(self.state.step, elapsed)
             if stopping:

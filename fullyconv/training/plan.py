@@ -14,7 +14,7 @@ from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
 from fullyconv.models import Alignment, Upscoring
 from fullyconv.training.loading import Decoder
-from fullyconv.training.recipes import RECIPES, STAGED, Recipe
+from fullyconv.training.recipes import LEAST_SMALL_CROP, RECIPES, SMALL, STAGED, Recipe
 from fullyconv.transforms import Augmentation
 
 DEFAULT_EPOCHS = 100
@@ -86,6 +86,8 @@ def recipe_of(
         augmentation = replace(augmentation, crop=crop_for(pairs))
     if augmentation is not None:
         augmentation = replace(augmentation, peak=_peak(pairs))
+    if augmentation is None or min(augmentation.shrunk(SMALL).crop) < LEAST_SMALL_CROP:
+        base = replace(base, growth=0.0)
     return replace(base, augmentation=augmentation, **{key: value for key, value in given.items() if value is not None})
 
 

@@ -15,6 +15,10 @@ Loss = Literal["cross_entropy", "dice", "focal"]
 Balance = Literal["none", "log", "median"]
 
 
+SMALL = 0.6
+LEAST_SMALL_CROP = 96  # pixels: with fewer, the coarsest maps would have hardly any cells
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
@@ -33,6 +37,8 @@ class Recipe:
         ema: Decay of the moving average of the weights that is validated and saved; 0 for none.
         clip: Greatest norm of the gradient; 0 for no limit.
         augmentation: None trains on whole images as they are.
+        growth: Share of the run, at its beginning, that is trained on samples `SMALL` times as high and wide: a step
+            then costs a third, so that more images are seen in the same time.
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -48,13 +54,14 @@ class Recipe:
     ema: float = 0.998
     clip: float = 0.0
     augmentation: Augmentation | None = field(default_factory=Augmentation)
+    growth: float = 0.0
 
 
 # cvpr15: Long et al. 2015, section 4.3, the rate for VGG16. heavy: the authors' solver files (batch 1, momentum 0.99,
 # the loss summed over pixels); both rates are for FCN-32s.
 STAGED = frozenset({"cvpr15", "heavy"})
 RECIPES: dict[str, Recipe] = {
-    "default": Recipe(),
+    "default": Recipe(growth=0.5),
     "cvpr15": Recipe("sgd", 1e-4, 0.9, 5e-4, "constant", 0.0, 20, balance="none", ema=0.0, augmentation=None),
     "heavy": Recipe(
         "sgd", 1e-10, 0.99, 5e-4, "constant", 0.0, 1, reduction="sum", balance="none", ema=0.0, augmentation=None

@@ -30,7 +30,7 @@ from fullyconv.report import write_report
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints
 from fullyconv.training.journal import Journal
-from fullyconv.training.loading import CACHE_BYTES, Decoder, Samples, batches
+from fullyconv.training.loading import CACHE_BYTES, Decoder, Feed, Samples, batches
 from fullyconv.training.plan import (
     Plan,
     Precision,
@@ -42,7 +42,7 @@ from fullyconv.training.plan import (
     stage_of,
     steps_of,
 )
-from fullyconv.training.recipes import optimizer_of, parameter_groups
+from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -96,6 +96,7 @@ def train(
     loss: Literal["cross_entropy", "dice", "focal"] | None = None,
     balance: Literal["none", "log", "median"] | None = None,
     ema: float | None = None,
+    growth: float | None = None,
     crop: tuple[int, int] | None = None,
     whole_images: bool = False,
     upscore: Literal["fixed", "learned"] = "fixed",
@@ -127,6 +128,7 @@ def train(
         loss: On the logits at image size; dice and focal are means over each part of a batch.
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are saved; 0 for none.
+        growth: Share of the run on smaller samples first; 0 for none.
         crop: Height and width of training samples.
         whole_images: Train on images as they are, without scale, crop, flip and light.
         upscore: Whether the kernels between taps are trained.
@@ -160,6 +162,7 @@ def train(
             "loss": loss,
             "balance": balance,
             "ema": ema,
+            "growth": growth,
         }
         chosen = recipe_of(
             recipe,
@@ -271,8 +274,8 @@ class _Run:
             journal = Journal(self.folder, accelerator, from_step=loop.state.step)
             for line in _introduction(plan, self.examination, network, loop.state.step, start):
                 journal.say(line)
-            with closing(self._source(plan, decoder, loop.state.step, accelerator, workers)) as source:
-                self._fit(loop, source, journal, stop)
+            with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
+                self._fit(loop, feed, journal, stop)
         self._finish(loop, accelerator)
         return self._result(loop)
 
@@ -298,7 +301,6 @@ class _Run:
             optimizer_of(plan.recipe, parameter_groups(plan.recipe, network)),
             accelerator,
             Pace(plan.steps, plan.budget_seconds, self.begun),
-            parts=plan.parts,
             seed=plan.seed,
             validations=plan.validations,
             checkpoint_seconds=CHECKPOINT_SECONDS,
@@ -307,27 +309,29 @@ class _Run:
             keep=keep,
         )
 
-    def _source(
-        self, plan: Plan, decoder: Decoder, step: int, accelerator: "Accelerator", workers: int | None
-    ) -> Generator[tuple[Tensor, Tensor], None, None]:
-        return batches(
-            Samples(decoder, Stream(plan.seed, len(decoder.pairs)), plan.recipe.augmentation),
-            step=step,
-            batch=plan.recipe.batch,
-            parts=plan.parts,
-            process=accelerator.process_index,
-            processes=accelerator.num_processes,
-            workers=_workers(accelerator.num_processes) if workers is None else workers,
-        )
+    def _feed(self, plan: Plan, decoder: Decoder, accelerator: "Accelerator", workers: int | None) -> Feed:
+        recipe = plan.recipe
 
-    def _fit(
-        self, loop: "Loop", source: Iterator[tuple[Tensor, Tensor]], journal: Journal, stop: "StopRequest"
-    ) -> None:
+        def open_at(step: int, small: bool) -> Generator[tuple[Tensor, Tensor], None, None]:
+            shrunk = recipe.augmentation.shrunk(SMALL) if small and recipe.augmentation else recipe.augmentation
+            return batches(
+                Samples(decoder, Stream(plan.seed, len(decoder.pairs)), shrunk),
+                step=step,
+                batch=recipe.batch,
+                parts=plan.parts,
+                process=accelerator.process_index,
+                processes=accelerator.num_processes,
+                workers=_workers(accelerator.num_processes) if workers is None else workers,
+            )
+
+        return Feed(open_at, plan.parts, recipe.growth)
+
+    def _fit(self, loop: "Loop", feed: Feed, journal: Journal, stop: "StopRequest") -> None:
         from fullyconv.training.loop import InterruptedTrainingError
 
         try:
             with journal:
-                loop.fit(source, journal.write, stop)
+                loop.fit(feed, journal.write, stop)
         except (InterruptedTrainingError, KeyboardInterrupt) as stopped:
             again = shlex.join(["fullyconv", "train", self.plan.data, "--out", str(self.folder), "--resume"])
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
