@@ -27,7 +27,8 @@ def read(root: Path, *, inputs: str = "color") -> Dataset:
 
     Args:
         root: The folder.
-        inputs: Which pictures of a scene are read, with commas between: color, depth (16 bits, millimetres), hha.
+        inputs: Which pictures of a scene are read, with commas between: color, hha, or depth (16 bits, millimetres; as
+            it is, where the authors take its logarithm).
     """
     home = _home(root)
     if home is None:
