@@ -160,7 +160,7 @@ FAULTS: dict[str, Fault] = {
         "Name a folder that does not exist yet; give images of one name different names.",
     ),
     "SEG-D024": Fault(
-        "An optional package is missing",
+        "A kind of file needs an optional package",
         "This kind of file needs a package that is not installed by default.",
         "Install it with the command in the message.",
     ),
@@ -422,7 +422,7 @@ FAULTS: dict[str, Fault] = {
         "Name another folder with `--out`, or move the old one away.",
     ),
     "SEG-U009": Fault(
-        "An optional package is missing",
+        "A command needs an optional package",
         "Packages that only one command needs are left out of the plain installation.",
         "Install the extra that the message names, such as `pip install 'fullyconv[quickstart]'`.",
     ),

@@ -433,6 +433,7 @@ def _write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
 def _tables(values: Mapping[str, Any]) -> Iterator[Any]:
     """What `Report.__str__` prints, from its JSON."""
     from rich.table import Table
+    from rich.text import Text
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.2f}"
@@ -441,7 +442,7 @@ def _tables(values: Mapping[str, Any]) -> Iterator[Any]:
     for heading in ("IoU", "accuracy", "pixels"):
         classes.add_column(heading, justify="right")
     for row in values["classes"]:
-        classes.add_row(row["name"], percent(row["iou"]), percent(row["accuracy"]), f"{row['pixels']:,}")
+        classes.add_row(Text(row["name"]), percent(row["iou"]), percent(row["accuracy"]), f"{row['pixels']:,}")
     yield classes
     low, high = values["mean_iou_interval"]
     scores = Table(box=None, pad_edge=False, show_header=False)

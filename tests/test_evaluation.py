@@ -202,6 +202,12 @@ def test_the_terminal_shows_classes_scores_and_conventions(dataset: Dataset) -> 
         assert shown in text, shown
 
 
+def test_names_of_classes_are_no_markup() -> None:
+    tally = Tally(torch.eye(2, dtype=torch.int64), ("a",), torch.ones(1, 3, 2, dtype=torch.int64))
+    report = Report(LabelSet(("[red]brick[/red]", "wall")), tally, "", lambda index: View(None, TRUTH[0], TRUTH[0]))
+    assert "[red]brick[/red]" in str(report)
+
+
 def test_score_gives_the_numbers_of_evaluate(dataset: Dataset, tmp_path: Path) -> None:
     write(tmp_path / "pred", PRED)
     report = score(tmp_path / "pred", tmp_path / "masks", out=tmp_path / "out")

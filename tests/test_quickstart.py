@@ -8,7 +8,7 @@ import torch
 from fullyconv.datasets import digits
 from fullyconv.errors import FullyconvError
 from fullyconv.experiments import quickstart
-from fullyconv.experiments.quickstart import DigitClassifier, Effort, convert, refine
+from fullyconv.experiments.quickstart import SCORES, DigitClassifier, Effort, Quickstart, convert, refine
 
 LITTLE = Effort(crops=64, classifier_steps=1, canvases=8, net_steps=1, test_crops=20, test_canvases=3)
 
@@ -108,3 +108,12 @@ def test_quickstart_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         quickstart.run(tmp_path / "out", 0, LITTLE)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finer_net_that_does_not_score_above_the_last_is_said() -> None:
+    nets = tuple(
+        {"name": name, **dict.fromkeys(SCORES, value)} for name, value in zip("abc", (0.2, 0.4, 0.3), strict=True)
+    )
+    told = str(Quickstart(0.9, 0.0, nets, 60.0, Path("out")))
+    assert "c does not score above b" in told
+    assert "b does not score above a" not in told

@@ -91,10 +91,20 @@ class Quickstart:
                 "",
                 f"{'percent':<8}" + "".join(f"{title:>12}" for title in SCORES.values()),
                 *rows,
+                *self._doubts(),
                 "",
                 f"{self.seconds:.0f} s. Pictures and report: {self.out / 'report.html'}",
             ]
         )
+
+    def _doubts(self) -> list[str]:
+        """A sentence for each finer net that does not score above the one that it started from."""
+        return [
+            f"{fine['name']} does not score above {coarse['name']}, as it should: in so few steps much is left to "
+            "chance; try another --seed."
+            for coarse, fine in zip(self.nets, self.nets[1:], strict=False)
+            if fine["mean_iou"] <= coarse["mean_iou"]
+        ]
 
 
 class DigitClassifier(nn.Module):
