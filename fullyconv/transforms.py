@@ -42,8 +42,11 @@ class Augmentation:
         """The same view of smaller samples: fewer pixels, each of more of the image.
 
         Args:
-            factor: Of the crop's sides, which stay multiples of 32, and of the magnification.
+            factor: Of the crop's sides, which stay multiples of 32, and of the magnification. Samples as large as
+                their images stay as they are.
         """
+        if self.crop is None:
+            return self
         height, width = (max(32, round(size * factor / 32) * 32) for size in self.crop)
         return replace(self, crop=(height, width), scale=(self.scale[0] * factor, self.scale[1] * factor))
 

@@ -28,8 +28,8 @@ from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
 from fullyconv.training.loop import Average, Objective, Pace
-from fullyconv.training.plan import Plan, crop_for, recipe_of, seconds_of, stage_of, steps_of
-from fullyconv.training.recipes import RECIPES, Recipe, learning_rate_factor, optimizer_of, parameter_groups
+from fullyconv.training.plan import Plan, crop_for, recipe_of, seconds_of, steps_of
+from fullyconv.training.recipes import CVPR15, RECIPES, Recipe, learning_rate_factor
 from fullyconv.transforms import Augmentation
 
 TINY = "fcn16s-test_resnet"
@@ -221,14 +221,6 @@ def test_grey_and_many_bands_of_16_bits_are_trained_on(tmp_path, bands):
     assert segmenter(file).mask.shape == (40, 40)
 
 
-def test_the_papers_recipes_slow_down_stage_by_stage():
-    for stage, rate in enumerate([1e-10, 1e-12, 1e-14]):
-        recipe = recipe_of("heavy", {}, [], crop=None, whole_images=True, stage=stage)
-        assert recipe.learning_rate == pytest.approx(rate)
-    assert [stage_of(name, "runs/a") for name in ("fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16")] == [0, 1, 2]
-    assert stage_of("fcn8s-vgg16", "hub") == 0
-
-
 def test_a_stage_starts_from_the_run_before(data, whole, tmp_path):
     run = tmp_path / "run"
     train(data, model="fcn8s-test_resnet", pretrained=str(whole), out=run, steps=1, lr=1e-12, batch=4, crop=(32, 32))
@@ -370,28 +362,6 @@ def test_schedules_rise_and_fall():
     assert learning_rate_factor(constant, 0.9) == 1
 
 
-def test_one_step_of_the_papers_recipe_is_caffes():
-    layer = torch.nn.Linear(1, 1).double()
-    weight, bias = layer.weight, layer.bias
-    torch.nn.init.constant_(weight, 2.0)
-    torch.nn.init.constant_(bias, 3.0)
-    recipe = RECIPES["heavy"]
-    optimizer = optimizer_of(recipe, parameter_groups(recipe, layer))
-    speed_weight = speed_bias = 0.0
-    expected_weight, expected_bias = 2.0, 3.0
-    for gradient in (0.5, -1.5):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * group["rate"]
-        weight.grad, bias.grad = torch.full((1, 1), gradient).double(), torch.full((1,), gradient).double()
-        optimizer.step()
-        speed_weight = 0.99 * speed_weight + 1e-10 * (gradient + 5e-4 * expected_weight)
-        speed_bias = 0.99 * speed_bias + 2e-10 * gradient
-        expected_weight -= speed_weight
-        expected_bias -= speed_bias
-    assert weight.item() == pytest.approx(expected_weight, abs=1e-12)
-    assert bias.item() == pytest.approx(expected_bias, abs=1e-12)
-
-
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     for step in (1, 2, 3):
         checkpoints.write(tmp_path, step, {"weight": torch.full((2,), float(step))}, {"elapsed": 0.0})
@@ -459,8 +429,9 @@ def test_samples_grow_at_the_same_step_wherever_a_run_begins(data):
 
 def test_only_samples_that_can_shrink_grow(data):
     pairs = open_dataset(data).pairs("train")
-    settings = {"whole_images": False, "stage": 0}
-    assert recipe_of("default", {}, pairs, crop=(192, 192), **settings).growth == RECIPES["default"].growth > 0
-    assert recipe_of("default", {}, pairs, crop=(96, 192), **settings).growth == 0
-    assert recipe_of("default", {"growth": 0.0}, pairs, crop=(192, 192), **settings).growth == 0
-    assert recipe_of("cvpr15", {}, pairs, crop=None, **settings).growth == 0
+    default = RECIPES["default"]
+    assert recipe_of(default, {}, pairs, augment=None, crop=(192, 192)).growth == default.growth > 0
+    assert recipe_of(default, {}, pairs, augment=None, crop=(96, 192)).growth == 0
+    assert recipe_of(default, {"growth": 0.0}, pairs, augment=None, crop=(192, 192)).growth == 0
+    assert recipe_of(default, {}, pairs, augment="paper", crop=None).growth == 0
+    assert recipe_of(CVPR15, {}, pairs, augment=None, crop=None).growth == 0

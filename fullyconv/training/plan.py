@@ -5,20 +5,22 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from fullyconv import images, losses
+from fullyconv import artefact, images, losses
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
 from fullyconv.models import Alignment, Upscoring
 from fullyconv.training.loading import Decoder
-from fullyconv.training.recipes import LEAST_SMALL_CROP, RECIPES, SMALL, STAGED, Recipe
+from fullyconv.training.recipes import AUGMENTATIONS, LEAST_SMALL_CROP, PLAIN_CROPS, SMALL, Augment, Recipe
 from fullyconv.transforms import Augmentation
 
 DEFAULT_EPOCHS = 100
 CROP_PIXELS = 288 * 384
+FINER_TAPS = {"fcn32s": 0, "fcn16s": 1, "fcn8s": 2, "fcn4s": 3}  # than FCN-32s
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -49,52 +51,53 @@ class Plan:
         recipe = dict(values["recipe"])
         if recipe["augmentation"]:
             given = recipe["augmentation"]
-            recipe["augmentation"] = Augmentation(
-                **{**given, "crop": tuple(given["crop"]), "scale": tuple(given["scale"])}
-            )
+            tuples = {name: given[name] and tuple(given[name]) for name in ("crop", "scale")}
+            recipe["augmentation"] = Augmentation(**{**given, **tuples})
         weights = values["class_weights"]
         return cls(**{**values, "recipe": Recipe(**recipe), "class_weights": tuple(weights) if weights else None})
 
 
 def recipe_of(
-    name: str,
+    base: Recipe,
     given: Mapping[str, Any],
     pairs: Sequence[Pair],
     *,
+    augment: Augment | None,
     crop: tuple[int, int] | None,
-    whole_images: bool,
-    stage: int,
 ) -> Recipe:
-    """A recipe by name, with the settings that are given in place of its own.
+    """A recipe with the settings that are given in place of its own.
 
     Args:
-        name: Key of `RECIPES`.
+        base: Such as `recipes.recipe_for` gives.
         given: Fields of `Recipe`; None keeps the recipe's.
         pairs: Training images; samples are cut in their proportions.
-        crop: Height and width of the samples; None finds them out.
-        whole_images: Whether samples are the images as they are, unless a crop is given.
-        stage: 0, or how many finer taps than FCN-32s a net that starts from an earlier stage has: the paper's recipes
-            divide their learning rate by 100 for each.
+        augment: How samples vary; None keeps the recipe's way.
+        crop: Height and width of the samples; None finds them out where the augmentation cuts at all.
     """
-    base = RECIPES[name]
-    if name in STAGED:
-        base = replace(base, learning_rate=base.learning_rate / 100**stage)
-    augmentation = None if whole_images else base.augmentation
+    augmentation = base.augmentation if augment is None else AUGMENTATIONS[augment]
     if crop is not None:
-        augmentation = replace(augmentation or Augmentation(scale=(1, 1), aspect=1, light=0, focus=0), crop=crop)
-    elif augmentation is not None:
+        augmentation = replace(augmentation or PLAIN_CROPS, crop=crop)
+    elif augmentation is not None and augmentation.crop is not None:
         augmentation = replace(augmentation, crop=crop_for(pairs))
     if augmentation is not None:
         augmentation = replace(augmentation, peak=_peak(pairs))
-    if augmentation is None or min(augmentation.shrunk(SMALL).crop) < LEAST_SMALL_CROP:
+    small = augmentation.shrunk(SMALL).crop if augmentation else None
+    if small is None or min(small) < LEAST_SMALL_CROP:
         base = replace(base, growth=0.0)
     return replace(base, augmentation=augmentation, **{key: value for key, value in given.items() if value is not None})
 
 
-def stage_of(model: object, pretrained: str) -> int:
-    """0 for FCN-32s or a net that starts from a classifier; 1 for FCN-16s, 2 for FCN-8s from an earlier stage."""
-    finer = {"fcn16s": 1, "fcn8s": 2, "fcn4s": 3}
-    return 0 if pretrained in ("none", "hub") else finer.get(str(model).partition("-")[0], 0)
+def stage_of(name: str, pretrained: str) -> int:
+    """How many finer taps than FCN-32s a net has that starts from an earlier FCN; 0 for one that is trained at once.
+
+    Args:
+        name: Of the model, such as `fcn8s-vgg16`.
+        pretrained: What it starts from; a weight file without a config.json beside it is a classifier's.
+    """
+    if pretrained in ("none", "hub") or "-atonce-" in name:
+        return 0
+    begins_as_fcn = artefact.weight_file(Path(pretrained)).with_name(artefact.CONFIG).is_file()
+    return FINER_TAPS.get(name.partition("-")[0], 0) if begins_as_fcn else 0
 
 
 def crop_for(pairs: Sequence[Pair]) -> tuple[int, int]:

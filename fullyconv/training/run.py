@@ -42,7 +42,7 @@ from fullyconv.training.plan import (
     stage_of,
     steps_of,
 )
-from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups
+from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -97,8 +97,8 @@ def train(
     balance: Literal["none", "log", "median"] | None = None,
     ema: float | None = None,
     growth: float | None = None,
+    augment: Literal["default", "paper", "none"] | None = None,
     crop: tuple[int, int] | None = None,
-    whole_images: bool = False,
     upscore: Literal["fixed", "learned"] = "fixed",
     dropout: float = 0.0,
     alignment: Literal["grid", "centred"] = "grid",
@@ -129,8 +129,8 @@ def train(
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are saved; 0 for none.
         growth: Share of the run on smaller samples first; 0 for none.
+        augment: default, paper (whole images, mirrored and moved by up to 32 pixels), or none.
         crop: Height and width of training samples.
-        whole_images: Train on images as they are, without scale, crop, flip and light.
         upscore: Whether the kernels between taps are trained.
         dropout: Before the coarsest score layer.
         alignment: By the trunk's grid, or centred as in other toolkits.
@@ -164,14 +164,9 @@ def train(
             "ema": ema,
             "growth": growth,
         }
-        chosen = recipe_of(
-            recipe,
-            given,
-            dataset.pairs("train"),
-            crop=crop,
-            whole_images=whole_images,
-            stage=stage_of(model, pretrained),
-        )
+        name = _name(model)
+        base = recipe_for(recipe, name.rpartition("-")[2], stage=stage_of(name, pretrained), layout=dataset.layout)
+        chosen = recipe_of(base, given, dataset.pairs("train"), augment=augment, crop=crop)
         plan = Plan(
             data=str(data.root if isinstance(data, Dataset) else data),
             fingerprint=fingerprint,
@@ -408,8 +403,7 @@ def _run_folder(
 ) -> Path:
     """Where the run stands or shall stand; a folder with anything in it is refused unless resumed."""
     if out is None:
-        name = model if isinstance(model, str) else model.architecture.get("name", "model")
-        base = Path("runs") / f"{dataset.root.resolve().name}-{name}"
+        base = Path("runs") / f"{dataset.root.resolve().name}-{_name(model)}"
         mine = _runs_on(fingerprint) if resume else []
         if mine:
             return max(mine, key=lambda file: file.stat().st_mtime).parent
@@ -420,6 +414,10 @@ def _run_folder(
             "SEG-T001", f"{out} exists already; go on with that run by --resume, or choose another name with --out"
         )
     return out
+
+
+def _name(model: str | Segmenter) -> str:
+    return model if isinstance(model, str) else str(model.architecture.get("name", "model"))
 
 
 def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: bool) -> tuple[FCN, str]:
