@@ -177,6 +177,12 @@ FAULTS: dict[str, Fault] = {
         "name one of the splits in every layout.",
         "Take an option and a value that the message lists, and quote the whole, since ? and & mean something to shells.",
     ),
+    "SEG-D031": Fault(
+        "The labels of several heads do not go together",
+        "Each head learns from masks of the same images, which are found by their names; and heads are named after the "
+        "folders of their masks.",
+        "Give --also a data set whose images or masks are called like those of DATA, and name its head with NAME=DATA.",
+    ),
     # E: evaluation and scores
     "SEG-E001": Fault(
         "The truth holds a value that is no class",
@@ -246,9 +252,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M004": Fault(
         "No readable weights",
-        "--pretrained takes a .safetensors or .pth file of plain tensors, a model folder or a run folder. Pickled "
-        "objects are never executed.",
-        "Check the path; save a pickled network again as its state_dict.",
+        "--pretrained takes a .safetensors, .pth or .caffemodel file, a model folder or a run folder, and import takes "
+        "such files. Pickled objects are never executed.",
+        "Check the path; fetch a damaged file again; save a pickled network again as its state_dict.",
     ),
     "SEG-M005": Fault(
         "The weights fit nothing",
@@ -264,6 +270,17 @@ FAULTS: dict[str, Fault] = {
         "A network that cannot be built again",
         "A model folder holds weights and the name of the network that they belong to; this network has none.",
         "Give Segmenter the arguments of models.create as its architecture.",
+    ),
+    "SEG-M020": Fault(
+        "Not the published file",
+        "The file has the name of one that pytorch-fcn published, but not its MD5: it is damaged, or another one.",
+        "Fetch it again; give a file of your own another name.",
+    ),
+    "SEG-M021": Fault(
+        "Trained upsampling kernels would be lost",
+        "The file's upsampling is not bilinear, and that of the network is, unless it is said that it is learned. Every "
+        "class has one kernel: what a kernel carries from one class to another has no place in either.",
+        "Give the --upscore that the message names.",
     ),
     "SEG-M012": Fault(
         "The folder holds other things than a model",
@@ -286,6 +303,11 @@ FAULTS: dict[str, Fault] = {
         "stride, and nothing looks at the whole map: no flattening, global pooling, attention or upsampling.",
         "Take the trunk without its head, turn linear layers into convolutions, or use shift_and_stitch, which takes any "
         "network.",
+    ),
+    "SEG-M040": Fault(
+        "There is no such head",
+        "A network that was trained with --also has a head for each set of labels, each with a name of its own.",
+        "Take one of the names in the message; without --head, the first head answers.",
     ),
     # P: prediction
     "SEG-P001": Fault(
