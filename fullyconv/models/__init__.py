@@ -1,7 +1,6 @@
 """The networks, by name."""
 
 import difflib
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +10,16 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
+from fullyconv.means import statistics
+from fullyconv.models.caffe import in_our_names
 from fullyconv.models.classic import CLASSICS, ClassicFCN, ClassicTrunk, Geometry, torchvision_names
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.trunks import TimmTrunk, unreachable, with_bands
+from fullyconv.models.weights import read_weights
 from fullyconv.surgery import Transplant, trace, transplant
 
 __all__ = [
@@ -171,41 +171,38 @@ def _centred(grid: Grid) -> Grid:
 def start_from(model: FCN, file: Path) -> Transplant:
     """Takes over the weights of a file that fit, changing `model`: its own, another FCN's, or a classifier's.
 
+    Weights of Caffe bring the mean and the division along that they were trained with.
+
     Args:
         model: The network that receives them.
-        file: `.safetensors`, or a `.pth` of plain tensors.
+        file: `.safetensors`, a `.pth` of plain tensors, or a `.caffemodel`.
 
     Returns:
         Which weights were taken, which were dropped, and which of the network's own stayed as they were.
 
     Raises:
-        FullyconvError: SEG-M004 if the file cannot be read, SEG-M005 if nothing in it fits.
+        FullyconvError: SEG-M004 or SEG-M020 if the file cannot be read, SEG-M005 if nothing in it fits, SEG-M021 if
+            its upsampling kernels were trained and the network's are fixed.
     """
-    source = _read_weights(file)
+    weights = read_weights(file)
     own = set(model.state_dict())
-    renamed = {_own_name(name, own): tensor for name, tensor in source.items()}
+    if weights.caffe:
+        renamed = in_our_names(weights, model) | (_caffes_statistics() if model.mean.shape[1] == 3 else {})
+    else:
+        renamed = {_own_name(name, own): tensor for name, tensor in weights.tensors.items()}
     taken = transplant(model, renamed)
     if not any(name.startswith("trunk.") for name in taken.kept):
         raise FullyconvError(
             "SEG-M005",
-            f"no weights in {file} fit the network: it holds {', '.join(list(source)[:3])}, ..., the network wants "
-            f"{', '.join(sorted(own)[:3])}, ...; choose the model whose trunk the file was made for",
+            f"no weights in {file} fit the network: it holds {', '.join(list(weights.tensors)[:3])}, ..., the network "
+            f"wants {', '.join(sorted(own)[:3])}, ...; choose the model whose trunk the file was made for",
         )
     return taken
 
 
-def _read_weights(file: Path) -> Mapping[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FullyconvError("SEG-M004", f"{file} holds no readable weights: {reason}") from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-    return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+def _caffes_statistics() -> dict[str, Tensor]:
+    """The mean and division that Caffe's nets expect of a colour image, as buffers of a network."""
+    return {name: torch.tensor(values).view(1, -1, 1, 1) for name, values in statistics("voc").items()}
 
 
 def _own_name(name: str, own: set[str]) -> str:
