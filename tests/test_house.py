@@ -21,7 +21,7 @@ FLOORS = (
     ("errors", "geometry", "means"),
     ("labels", "arguments"),
     ("drawing", "images", "kernels", "losses", "metrics", "sampling", "surgery", "transforms"),
-    ("charts", "datasets", "models"),
+    ("charts", "datasets", "hha", "models"),
     ("artefact", "doctor", "mask_folders"),
     ("prediction",),
     ("report",),
