@@ -81,6 +81,12 @@ class Grid:
             raise ValueError(f"no crop aligns {self} with {target}: the offset would be {offset} cells")
         return int(offset)
 
+    def inside(self, size: int) -> range:
+        """The cells whose receptive field lies inside an image of `size` pixels, so that no padding touches them."""
+        first = math.ceil(-self.first / self.stride)
+        last = math.floor((size - 1 - self.last) / self.stride)
+        return range(max(0, first), last + 1)
+
     def halo(self) -> int:
         """Pixels beyond a multiple of the stride that its cell can see: what a tile must carry along on each side."""
         return math.ceil(max(-self.first, self.last))

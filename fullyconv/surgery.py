@@ -92,6 +92,9 @@ class Call:
     function: str
     grid: Grid
 
+    def __str__(self) -> str:
+        return f"layer {self.layer}: {self.function}" if self.layer else self.function
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -151,7 +154,8 @@ def trace(
         outputs = [outputs]
     for number, output in enumerate(outputs):
         if _placed(output) is None:
-            raise ValueError(f"output {number} of the network does not follow from its input cell by cell")
+            lost = "".join(f"; {call} looks at the whole map" for call in watch.mixing[-1:])
+            raise ValueError(f"output {number} of the network does not follow from its input cell by cell{lost}")
     placed = [_placed(output) for output in outputs]
     return Trace(
         tuple(place.grid for place in placed if place),
@@ -268,6 +272,11 @@ def _axis(value: Any, axis: int) -> int:
     return int(value[axis if len(value) > 1 else 0]) if isinstance(value, list | tuple) else int(value)
 
 
+def _wider(kernel_size: Any) -> int:
+    """The axis that tells the field: 1 x 7 after 7 x 1 and the like."""
+    return int(isinstance(kernel_size, list | tuple) and kernel_size[-1] > kernel_size[0])
+
+
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any], names: str) -> dict[str, Any]:
     return {**dict(zip(names.split(), args, strict=False)), **kwargs}
 
@@ -275,7 +284,7 @@ def _given(args: tuple[Any, ...], kwargs: dict[str, Any], names: str) -> dict[st
 def _after_conv(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
     given = _given(args, kwargs, "input weight bias stride padding dilation")
     kernel = given["weight"].shape[2:]
-    axis = int(kernel[1] > kernel[0])  # 1 x 7 after 7 x 1 and the like: the wider side tells the field
+    axis = _wider(kernel)
     dilation = _axis(given.get("dilation", 1), axis)
     padding = given.get("padding", 0)
     if isinstance(padding, str):
@@ -291,12 +300,13 @@ def _after_transposed(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 def _after_pool(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
     given = _given(args, kwargs, "input kernel_size stride padding dilation")
-    kernel_size = _axis(given["kernel_size"], 0)
-    stride = _axis(given.get("stride") or kernel_size, 0)
+    axis = _wider(given["kernel_size"])
+    kernel_size = _axis(given["kernel_size"], axis)
+    stride = _axis(given.get("stride") or kernel_size, axis)
     dilation = given.get("dilation", 1)
     if isinstance(dilation, bool):  # average pools have `ceil_mode` in its place
         dilation = 1
-    return grid.convolve(kernel_size, stride, _axis(given.get("padding", 0), 0), _axis(dilation, 0))
+    return grid.convolve(kernel_size, stride, _axis(given.get("padding", 0), axis), _axis(dilation, axis))
 
 
 def _after_pad(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:

@@ -95,6 +95,16 @@ def test_transposed_convolution_undoes_the_shift_of_its_convolution():
         assert (back.stride, back.start) == (1, 0)
 
 
+def test_cells_inside_the_image_see_no_padding():
+    grid = Grid().convolve(7, 2, 3).convolve(3, 2, 1)  # cell i sees pixels 4 i - 5 to 4 i + 5
+    assert (grid.first, grid.last) == (-5, 5)
+    assert grid.inside(20) == range(2, 4)
+    assert grid.inside(18) == range(2, 4)
+    assert grid.inside(17) == range(2, 3)
+    assert len(grid.inside(10)) == 0
+    assert Grid().convolve(3, 2).inside(9) == range(4)
+
+
 def test_a_crop_between_unlike_strides_is_refused():
     with pytest.raises(ValueError, match="no crop aligns"):
         fc7(100).crop_offset(Grid())

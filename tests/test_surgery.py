@@ -94,9 +94,16 @@ def test_trace_tells_which_layer_read_which_grid():
     assert calls == [("0", "conv2d", Grid()), ("1.1", "max_pool2d", Grid().convolve(3, 2))]
 
 
-def test_an_output_that_is_no_map_of_the_image_is_refused():
-    with pytest.raises(ValueError, match="output 0 of the network does not follow"):
-        trace(nn.AdaptiveAvgPool2d(1))
+def test_an_output_that_is_no_map_of_the_image_is_refused_by_the_name_of_the_layer():
+    with pytest.raises(ValueError, match=r"output 0 of the network does not follow .*; layer 1: flatten looks at"):
+        trace(nn.Sequential(nn.ReLU(), nn.Flatten()))
+
+
+def test_the_wider_side_of_a_kernel_tells_the_field():
+    for kernel_size in [(5, 1), (1, 5)]:
+        padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+        for layer in [nn.Conv2d(3, 3, kernel_size, padding=padding), nn.AvgPool2d(kernel_size, 1, padding)]:
+            assert trace(layer).grids == (Grid().convolve(5, padding=2),)
 
 
 def test_a_layer_that_fails_is_named():
