@@ -173,9 +173,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-D025": Fault(
         "The layout has no such option, or not this value",
-        "LAYOUT:PATH?option=value sets how a data set is read, and each layout has options of its own; `train` and `val` "
-        "name one of the splits in every layout.",
-        "Take an option and a value that the message lists, and quote the whole, since ? and & mean something to shells.",
+        "LAYOUT:PATH?option=value sets how a data set is read, and each layout has options of its own; `train` and "
+        "`val` name one of the splits in every layout.",
+        "Take an option and a value that the message lists, and quote the whole: ? and & mean something to shells.",
     ),
     "SEG-D031": Fault(
         "The labels of several heads do not go together",
@@ -231,6 +231,13 @@ FAULTS: dict[str, Fault] = {
         "Every number in the predicted masks is both a class index, 0 to K - 1, and a raw value of the data set, and "
         "the two do not mean the same class.",
         "Say which it is: `--coding index` or `--coding raw`.",
+    ),
+    "SEG-E009": Fault(
+        "The model was trained on images of this split",
+        "A model has learnt the images that it was trained on, so scores on them say little about others. Images are "
+        "known again by their content, and by their names where these are the photographs' own, as PASCAL VOC's are.",
+        "Score a split that holds none of them. Of VOC, for a model trained on SBD: 'sbd:SBD?voc=VOC2011' with --split "
+        "seg11valid.",
     ),
     # M: models and model folders
     "SEG-M001": Fault(
@@ -393,6 +400,17 @@ FAULTS: dict[str, Fault] = {
         "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe "
         "`heavy` needs rates about 100,000 times smaller than a mean.",
         "Lower --lr tenfold, and train under another --out.",
+    ),
+    "SEG-T020": Fault(
+        "Images for validation are trained on",
+        "Two data sets may hold the same photographs: much of PASCAL VOC's val is in the train list of SBD. Scores on "
+        "them flatter, and the best model is chosen by them.",
+        "Validate on images that are not trained on. Of VOC: --val 'sbd:SBD?voc=VOC2011&val=seg11valid'.",
+    ),
+    "SEG-T021": Fault(
+        "The data for validation have other classes",
+        "The masks of --val must use the same raw values for the same classes as the data to train on.",
+        "Give both the same classes.json, or name a data set of the same layout.",
     ),
     "SEG-T030": Fault(
         "A target holds a value that is no class",

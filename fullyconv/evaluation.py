@@ -26,6 +26,7 @@ from fullyconv import charts, drawing, images, metrics
 from fullyconv.artefact import replace_folder
 from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.datasets.classes import find_classes_file, labels_of
+from fullyconv.datasets.overlap import Seen
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.mask_folders import holds_indices, matched, read_prediction
@@ -119,6 +120,7 @@ class Report:
             "mean_iou_interval": list(metrics.mean_iou_interval(self.tally.per_image)),
             "images": len(self.tally.names),
             "title": self.title,
+            "notes": list(self.notes),
         }
         return _without_nan(values)  # type: ignore[no-any-return]
 
@@ -214,7 +216,8 @@ def evaluate(
         truth = _translation(dataset.labels, segmenter.labels)(target)
         return View(images.to_rgb(image), truth.numpy(), segmenter(image).mask)
 
-    report = Report(segmenter.labels, tally, f"{name} on {dataset.root}, split {split}", view, dataset.notes)
+    notes = (*_trained_on(segmenter, dataset, split), *dataset.notes)
+    report = Report(segmenter.labels, tally, f"{name} on {dataset.root}, split {split}", view, notes)
     if out is not None:
         report.write(out)
     return report
@@ -385,6 +388,18 @@ def _translation(labels: LabelSet, known: LabelSet) -> Callable[[Tensor], Tensor
     if unknown:
         raise FullyconvError(
             "SEG-E004",
+def _trained_on(segmenter: Segmenter, dataset: Dataset, split: str) -> list[str]:
+    """A warning if the model was trained on images of the split, as far as its folder tells."""
+    record = segmenter.facts.get("data", {}).get("seen")
+    known = Seen.from_json(record).among(dataset, split) if record else []
+    if not known:
+        return []
+    return [
+        f"warning SEG-E009  the model was trained on {len(known)} of the {len(dataset.pairs(split))} images of split "
+        f"{split}, such as {known[0].name}, and its scores on them flatter"
+    ]
+
+
             f"the model does not know {len(unknown)} of the data's classes: {_shortened(unknown)}. "
             f"Model: {_shortened(known.names)}. Data: {_shortened(labels.names)}. "
             "Rename the data's classes (classes.json) as the model's, or train on this data",

@@ -130,9 +130,10 @@ def _headline(folder: Path, values: Mapping[str, Any], plan: Mapping[str, Any]) 
         if low is not None
         else ""
     )
+    notes = "".join(f"<p>{html.escape(note)}.</p>" for note in values.get("notes", []))
     return (
         f"<h1>{html.escape(title)}</h1><p class=quiet>{'<br>'.join(about)}</p>"
-        f"<div class=tiles>{tiles}</div><p class=quiet>{counted}{interval}</p>"
+        f"<div class=tiles>{tiles}</div><p class=quiet>{counted}{interval}</p>{notes}"
     )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fullyconv import metrics
 from fullyconv.datasets import Dataset, Pair
+from fullyconv.datasets.overlap import Seen
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import Report, Tally, View, ahead, count, evaluate, score
 from fullyconv.labels import LabelSet
@@ -28,8 +29,9 @@ PRED = [np.array([[0, 0, 1, 1], [0, 1, 1, 0]], np.uint8), np.array([[1, 1], [2, 
 class Reader(Segmenter):
     """A model whose prediction is written in the image: red is ten times the class."""
 
-    def __init__(self, labels: LabelSet = LABELS) -> None:
+    def __init__(self, labels: LabelSet = LABELS, facts: dict[str, Any] | None = None) -> None:
         self.labels = labels
+        self.facts = facts or {}
         self.bands = (3,)
 
     def __call__(self, image: Any, *, more: Any = (), tile: Any = "auto") -> Segmentation:
@@ -94,6 +96,17 @@ def test_classes_are_matched_by_name(dataset: Dataset) -> None:
 def test_a_class_that_the_model_does_not_know_is_named(dataset: Dataset) -> None:
     with pytest.raises(FullyconvError, match=r"SEG-E004 .*1 of the data's classes: sea\. Model: grass, lake, stone\."):
         evaluate(Reader(LabelSet(("grass", "lake", "stone"))), dataset)
+
+
+def test_images_that_were_trained_on_are_a_warning_with_a_code(dataset: Dataset, tmp_path: Path) -> None:
+    pairs = dataset.pairs("val")
+    trained = Dataset("folder", tmp_path, LABELS, {"train": pairs[:1]})
+    report = evaluate(Reader(facts={"data": {"seen": Seen.of(trained).to_json()}}), dataset, out=tmp_path / "report")
+    assert report.notes[0].startswith("warning SEG-E009  the model was trained on 1 of the 2 images of split val")
+    assert report.notes[0] in str(report).splitlines()
+    assert report.to_json()["notes"] == list(report.notes)
+    assert "SEG-E009" in (tmp_path / "report" / "report.html").read_text()
+    assert evaluate(Reader(), dataset).to_json()["notes"] == []
 
 
 def test_a_split_without_masks_is_refused(dataset: Dataset) -> None:

@@ -1,14 +1,15 @@
 """The dataset doctor: what is wrong with a data set, how many files it concerns, and the fix."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from hashlib import blake2b, file_digest
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from fullyconv.datasets import Dataset, open_dataset
+from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.datasets.classes import hexadecimal
 from fullyconv.datasets.dataset import SPLITS
+from fullyconv.datasets.overlap import same_collection, shared
 from fullyconv.doctor.examination import Examination, Finding
 from fullyconv.doctor.mending import is_smoothed, reads_foreground_as_ignored, total_counts, write_cleaned
 from fullyconv.doctor.observation import Observation, observe, splits_once
@@ -19,7 +20,6 @@ __all__ = ["Examination", "Finding", "check", "examine"]
 
 CHECK_LIMIT = 2000
 FEW_TRAIN, FEW_VAL = 20, 5
-BEGINNING = 65536  # bytes that tell most images of equal length apart
 # Annotators' masks have at most 0.03, the same masks resized bilinearly at least 0.32 (eight real sets).
 BETWEEN_LIMIT = 0.15
 FIX = "fullyconv check DATA --fix DIR"
@@ -280,44 +280,25 @@ def _all_ignored(dataset: Dataset, examined: Sequence[Observation]) -> Iterable[
 
 
 def _duplicates(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
-    """Images of equal content in two splits; only files of equal length and beginning are read whole."""
-    groups = [[one for one in observations if one.image is not None]]
-    for trait in (_length, _beginning, _content):
-        groups = [alike for group in groups for alike in _across_splits(group, trait)]
-    if groups:
-        doubles = [(group[0], next(one for one in group if one.split != group[0].split)) for group in groups]
-        first, second = doubles[0]
-        where = _relative(dataset, second.pair.image)
+    """Images that are in two splits."""
+    members: dict[str, list[Pair]] = defaultdict(list)
+    for one in observations:
+        if one.image is not None:
+            members[one.split].append(one.pair)
+    by_name = same_collection(dataset, dataset)
+    doubles = {
+        pair.image: (like, before, split)
+        for before, split in combinations(members, 2)
+        for like, pair in shared(members[before], members[split], by_name=by_name)
+    }
+    if doubles:
+        image, (like, before, split) = next(iter(doubles.items()))
+        where, other = _relative(dataset, image), _relative(dataset, like.image)
         told = (
-            f"{where} ({second.split}) is the same picture as {_relative(dataset, first.pair.image)} ({first.split}); "
-            f"{len(doubles)} pictures are in two splits, and scores on them flatter"
+            f"{where} ({split}) is the same picture as {other} ({before}); {len(doubles)} pictures are in two "
+            "splits, and scores on them flatter"
         )
-        files = [double.pair.image for _, double in doubles]
-        yield _finding(dataset, "SEG-D018", files, told, "take them out of one of the splits")
-
-
-def _across_splits(
-    group: Sequence[Observation], trait: Callable[[Observation], Hashable]
-) -> Iterator[list[Observation]]:
-    """Those that share a trait and are in more than one split."""
-    alike: dict[Hashable, list[Observation]] = defaultdict(list)
-    for one in group:
-        alike[trait(one)].append(one)
-    return (some for some in alike.values() if len({one.split for one in some}) > 1)
-
-
-def _length(one: Observation) -> int:
-    return one.pair.image.stat().st_size
-
-
-def _beginning(one: Observation) -> bytes:
-    with one.pair.image.open("rb") as file:
-        return blake2b(file.read(BEGINNING)).digest()
-
-
-def _content(one: Observation) -> bytes:
-    with one.pair.image.open("rb") as file:
-        return file_digest(file, blake2b).digest()
+        yield _finding(dataset, "SEG-D018", list(doubles), told, "take them out of one of the splits")
 
 
 def _mixed_channels(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
