@@ -35,11 +35,11 @@ def our_step(image: Tensor, target: Tensor) -> Callable[[], None]:
     objective = Objective(model, "cross_entropy", torch.ones(CLASSES), 255)
     optimizer = optimizer_of(recipe, parameter_groups(recipe, model))
     average = Average(model, recipe.ema)
-    image = image.contiguous(memory_format=torch.channels_last)
+    image, target = image.contiguous(memory_format=torch.channels_last), target[:, None]  # one mask, for one head
 
     def step() -> None:
         amount = objective.amount(target)
-        (objective(image, target) / amount).backward()
+        (objective(image, target) / amount).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
         average.update(model, step=100)

@@ -27,16 +27,18 @@ def save(
     facts: Mapping[str, Any] | None = None,
     *,
     bands: Sequence[int] = (),
+    heads: Mapping[str, LabelSet] | None = None,
 ) -> None:
     """Writes a model folder; an older one of the same name is replaced only when the new one is whole.
 
     Args:
         folder: `model.safetensors`, `config.json` and `README.md` come to stand here.
         model: Its weights and buffers.
-        labels: The classes that it predicts.
+        labels: The classes that it predicts; of several heads, the first one's.
         architecture: The arguments of `models.create` that build it.
         facts: What else is worth keeping: metrics with their convention, the data's fingerprint, the plan.
         bands: Of each picture of a scene; if left out, all in one picture.
+        heads: The labels of each of several heads, which are blocks of score channels, in order.
 
     Raises:
         FullyconvError: SEG-M012 if the folder holds anything else than an earlier model.
@@ -51,6 +53,7 @@ def save(
         "format": FORMAT,
         "architecture": dict(architecture),
         "labels": labels.to_dict(),
+        "heads": [{"name": name, "labels": each.to_dict()} for name, each in (heads or {}).items()],
         "preprocessing": {
             "range": [0, 1],
             "channels": model.mean.shape[1],
@@ -70,6 +73,11 @@ def save(
     (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (fresh / README).write_text(_readme(config), encoding="utf-8")
     replace_folder(fresh, folder)
+
+
+def heads_of(config: Mapping[str, Any]) -> dict[str, LabelSet]:
+    """The labels of each head in a `config.json`, by name, in the order of their score channels; empty for one head."""
+    return {head["name"]: LabelSet.from_dict(head["labels"]) for head in config.get("heads", [])}
 
 
 def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
@@ -115,7 +123,7 @@ def weight_file(path: Path) -> Path:
     file = next((candidate for candidate in inner if candidate.is_file()), None)
     if file is None:
         raise FullyconvError(
-            "SEG-M004", f"{path} is no weight file and holds none; give a .safetensors or .pth file or a run"
+            "SEG-M004", f"{path} is no weight file and holds none; give a .safetensors, .pth or .caffemodel file or a run"
         )
     return file
 

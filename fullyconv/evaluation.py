@@ -189,7 +189,12 @@ class Report:
 
 
 def evaluate(
-    model: str | Path | Segmenter, data: str | Path | Dataset, *, split: str = "val", out: str | Path | None = None
+    model: str | Path | Segmenter,
+    data: str | Path | Dataset,
+    *,
+    split: str = "val",
+    head: str | None = None,
+    out: str | Path | None = None,
 ) -> Report:
     """Scores a model on a dataset, through the same code that predicts for users, at the size of the masks.
 
@@ -197,6 +202,7 @@ def evaluate(
         model: Model folder or run folder.
         data: A path whose layout is recognised, or LAYOUT:PATH.
         split: Which part of the dataset.
+        head: Of a network with several heads, which one; the first if left out.
         out: Folder for the report: tables, charts, the worst images. An earlier report there is replaced.
 
     Example:
@@ -206,10 +212,10 @@ def evaluate(
         refuse_foreign(Path(out))
     dataset = open_dataset(data)
     pairs = _with_masks(dataset, split)
-    segmenter = model if isinstance(model, Segmenter) else load(model)
+    segmenter = model if isinstance(model, Segmenter) else load(model, head=head)
     with _progress(len(pairs), "evaluating") as advance:
         tally = count(segmenter, pairs, dataset.labels, on_image=advance)
-    name = "the model" if isinstance(model, Segmenter) else str(model)
+    name = "the model" if isinstance(model, Segmenter) else f"{model}, head {head}" if head else str(model)
 
     def view(index: int) -> View:
         image, target = _decoded(pairs[index], segmenter, dataset.labels)

@@ -4,7 +4,7 @@ import glob
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from fullyconv.images import Picture
 from fullyconv.kernels import upsample_argmax
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN
+from fullyconv.models.heads import head_of
 
 Tiling = int | Literal["auto", "none"]
 
@@ -77,6 +78,8 @@ class Segmenter:
         bands: Of each picture of a scene, such as (3, 1) for colour and depth; if left out, all in one picture.
     """
 
+    heads: Mapping[str, "Segmenter"]  # by name, of a network that was trained under several sets of labels; else empty
+
     def __init__(
         self,
         model: FCN,
@@ -95,6 +98,7 @@ class Segmenter:
         self.architecture = architecture or {}
         self.facts = facts or {}
         self.bands = tuple(bands) or (self.channels,)
+        self.heads = {}
 
     @property
     def channels(self) -> int:
@@ -131,17 +135,61 @@ class Segmenter:
         artefact.save(Path(folder), self.model, self.labels, self.named_architecture(), self.facts, bands=self.bands)
 
 
-def load(folder: str | Path) -> Segmenter:
+def load(folder: str | Path, *, head: str | None = None) -> Segmenter:
     """The segmenter of a model folder or a run folder, on the GPU if there is one.
 
     Args:
         folder: What `train` or `Segmenter.save` wrote.
+        head: Of a network with several heads, which one; the first if left out. `Segmenter.heads` holds them all.
+
+    Raises:
+        FullyconvError: SEG-M040 if there is no head of the name.
     """
     model, labels, config = artefact.load(Path(folder))
     facts: dict[str, Any] = {key: config[key] for key in ("metrics", "data", "plan") if key in config}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Segmenter(model, labels, config["architecture"], facts, bands=config["preprocessing"].get("bands", ()))
+    bands = config["preprocessing"].get("bands", ())
+    several = artefact.heads_of(config)
+    if not several and head is None:
+        return Segmenter(model, labels, config["architecture"], facts, bands=bands)
+    heads = heads_of(model, several, config["architecture"], facts, bands=bands)
+    chosen = next(iter(several), None) if head is None else head
+    if chosen not in heads:
+        known = f"its heads are {', '.join(heads)}" if heads else "it has one head only; leave --head out"
+        raise FullyconvError("SEG-M040", f"{folder} has no head {head!r}; {known}")
+    heads[chosen].heads = heads
+    return heads[chosen]
+
+
+def heads_of(
+    model: FCN,
+    labels: Mapping[str, LabelSet],
+    architecture: Mapping[str, Any],
+    facts: dict[str, Any] | None = None,
+    *,
+    bands: Sequence[int] = (),
+) -> dict[str, Segmenter]:
+    """The segmenter of each head of a network, by name: each with a network of its own, on shared weights.
+
+    Args:
+        model: Its score channels are the classes of all heads, one after the other.
+        labels: The classes of each head, in order.
+        architecture: The arguments of `models.create` that build the whole network.
+        facts: What else the heads' model folders shall keep.
+        bands: Of each picture of a scene; if left out, all in one picture.
+
+    Raises:
+        FullyconvError: SEG-M006 if the heads' classes are not as many as the score channels.
+    """
+    heads, first = {}, 0
+    for name, classes in labels.items():
+        own = {**architecture, "num_classes": len(classes)}
+        heads[name] = Segmenter(head_of(model, first, len(classes)), classes, own, facts, bands=bands)
+        first += len(classes)
+    if heads and first != model.num_classes:
+        raise FullyconvError("SEG-M006", f"the network scores {model.num_classes} classes, but its heads have {first}")
+    return heads
 
 
 def predict(
@@ -210,7 +258,12 @@ class Predictions:
 
 
 def predict_files(
-    model: str | Path | Segmenter, inputs: Sequence[str], *, out: str | Path, tile: str = "auto"
+    model: str | Path | Segmenter,
+    inputs: Sequence[str],
+    *,
+    out: str | Path,
+    head: str | None = None,
+    tile: str = "auto",
 ) -> Predictions:
     """Segment images: an index PNG with the palette and an overlay with a legend for each.
 
@@ -218,13 +271,14 @@ def predict_files(
         model: Model folder or run folder.
         inputs: Image files, folders of images, or globs.
         out: Folder for `NAME.png` and `NAME_overlay.png`; files that stand there already are refused.
+        head: Of a network with several heads, which one; the first if left out.
         tile: `auto`, `none`, or the side of the tiles in pixels.
 
     Example:
         fullyconv predict runs/a photos/ --out masks/
     """
     out = Path(out)
-    segmenter = model if isinstance(model, Segmenter) else load(model)
+    segmenter = model if isinstance(model, Segmenter) else load(model, head=head)
     tiling = _tiling(tile, int(segmenter.model.coarsest.stride))
     files = list(_found(inputs))
     names = _names(files)

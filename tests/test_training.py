@@ -291,15 +291,15 @@ def test_a_mask_of_another_size_is_named(tmp_path, data):
     Image.new("L", (10, 10)).save(tmp_path / "small.png")
     broken = type(pair)(pair.name, pair.image, tmp_path / "small.png")
     with pytest.raises(FullyconvError, match=r"SEG-T005.*small\.png.*10 x 10.*64 x 48"):
-        Decoder([broken], dataset.labels, 3)
+        Decoder([broken], dataset.labels, (3,))
     with pytest.raises(FullyconvError, match="SEG-T004"):
-        Decoder([type(pair)(pair.name, pair.image, None)], dataset.labels, 3)
+        Decoder([type(pair)(pair.name, pair.image, None)], dataset.labels, (3,))
 
 
 def test_faults_in_a_worker_keep_their_code(data, tmp_path):
     dataset = open_dataset(data)
     pair = dataset.pairs("train")[0]
-    decoder = Decoder([type(pair)(pair.name, pair.image, tmp_path / "gone.png")], dataset.labels, 3, limit=0)
+    decoder = Decoder([type(pair)(pair.name, pair.image, tmp_path / "gone.png")], dataset.labels, (3,), limit=0)
     source = batches(Samples(decoder, Stream(0, 1), None), step=0, batch=1, parts=1, process=0, processes=1, workers=1)
     with pytest.raises(FullyconvError, match=r"gone\.png"):
         next(source)
@@ -311,7 +311,7 @@ def test_images_of_unlike_size_are_padded_and_ignored(data, tmp_path):
     Image.new("RGB", (20, 60)).save(tmp_path / "tall.png")
     Image.new("L", (20, 60)).save(tmp_path / "mask.png")
     pair = dataset.pairs("train")[0]
-    decoder = Decoder([pair, type(pair)("tall", tmp_path / "tall.png", tmp_path / "mask.png")], dataset.labels, 3)
+    decoder = Decoder([pair, type(pair)("tall", tmp_path / "tall.png", tmp_path / "mask.png")], dataset.labels, (3,))
     source = batches(Samples(decoder, Stream(0, 2), None), step=0, batch=2, parts=1, process=0, processes=1, workers=0)
     image, mask = next(source)
     assert image.shape == (2, 3, 60, 64)
@@ -323,7 +323,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
     model = create(TINY, 3).double().eval()
     for layer in model.score_layers.values():
         torch.nn.init.normal_(layer.weight)
-    image, target = torch.rand(4, 3, 40, 40).double(), torch.randint(0, 3, (4, 40, 40))
+    image, target = torch.rand(4, 3, 40, 40).double(), torch.randint(0, 3, (4, 1, 40, 40))
     target[0] = 255
     objective = Objective(model, "cross_entropy", torch.tensor([1.0, 2.0, 3.0]).double(), 255)
     gradients = []
@@ -404,7 +404,7 @@ def test_lengths_are_read_as_people_write_them():
 
 def test_samples_grow_at_the_same_step_wherever_a_run_begins(data):
     dataset = open_dataset(data)
-    decoder = Decoder(dataset.pairs("train"), dataset.labels, 3)
+    decoder = Decoder(dataset.pairs("train"), dataset.labels, (3,))
     augmentation = Augmentation(crop=(64, 96))
 
     def feed() -> Feed:

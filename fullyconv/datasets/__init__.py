@@ -1,14 +1,17 @@
 """Data sets on disk: one small file per layout, and the one door that opens them all."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, nyud, pascal_context, sbd, siftflow, voc
 from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest, with_val
+from fullyconv.datasets.heads import also_labelled
 from fullyconv.errors import FullyconvError
 
-__all__ = ["LAYOUTS", "Dataset", "Layout", "Pair", "open_dataset"]
+__all__ = ["LAYOUTS", "Dataset", "Layout", "Pair", "open_dataset", "with_heads"]
 
 # Options of every layout: which of its splits is used as train, and which as val.
 ROLES = ("train", "val")
@@ -50,6 +53,27 @@ def open_dataset(data: str | Path | Dataset) -> Dataset:
         raise _unrecognised(path)
     roles = {role: options.pop(role) for role in ROLES if role in options}
     return _in_roles(LAYOUTS[name].read(path, **options), roles)
+
+
+def with_heads(dataset: Dataset, also: Sequence[str | Dataset]) -> Dataset:
+    """The data set with further labels of its images, from each of which a network learns a further head.
+
+    Args:
+        dataset: Its images, splits and labels come first.
+        also: Data sets that hold masks of the same images, matched by name: `Dataset`, `DATA`, or `NAME=DATA` to say
+            what the head is called.
+
+    Raises:
+        FullyconvError: SEG-D031 if no image has a mask among them, or two heads would share a name; and those of
+            `open_dataset`.
+    """
+    for given in also:
+        name, other = "", given
+        if isinstance(given, str) and not Path(given).exists():
+            match = re.fullmatch(r"([\w-]+)=(.+)", given)
+            name, other = match.groups() if match else ("", given)
+        dataset = also_labelled(dataset, open_dataset(other), name)
+    return dataset
 
 
 def _in_roles(dataset: Dataset, roles: dict[str, str]) -> Dataset:

@@ -64,6 +64,7 @@ class Dataset:
         unpaired: Images without a mask and masks without an image, which are in no split.
         also: The same images under other labels, such as geometric classes beside semantic ones. Their pairs have the
             names of this one's; a network learns a further head from each.
+        name: What the head that learns these labels is called; after the folder of the masks if left out.
     """
 
     layout: str
@@ -73,6 +74,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     unpaired: tuple[Path, ...] = ()
     also: tuple["Dataset", ...] = ()
+    name: str = ""
 
     def __post_init__(self) -> None:
         for split, pairs in self.splits.items():
@@ -83,6 +85,18 @@ class Dataset:
             outside = [name for name in names if name.startswith("/") or ".." in re.split(r"[/\\]", name)]
             if outside:
                 raise ValueError(f"names of pairs are relative paths without .., got {outside[0]!r} in {split}")
+
+    @property
+    def heads(self) -> dict[str, "Dataset"]:
+        """The data set of each head that a network learns from it, by the head's name; itself first."""
+        return {head.head: head for head in (self, *self.also)}
+
+    @property
+    def head(self) -> str:
+        """The name of the head that learns these labels: letters, digits, - and _."""
+        masks = [pair.mask.parent for pairs in self.splits.values() for pair in pairs if pair.mask]
+        folder = Path(os.path.commonpath(masks)).name if masks else ""
+        return self.name or re.sub(r"[^\w-]+", "_", folder) or "labels"
 
     def pairs(self, split: str) -> tuple[Pair, ...]:
         """The pairs of one split.

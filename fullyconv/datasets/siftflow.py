@@ -1,5 +1,6 @@
 """SIFT Flow: Images/, SemanticLabels/ and GeoLabels/; 33 semantic classes, and 3 geometric ones of the same images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from fullyconv.datasets.dataset import Dataset, Layout, Pair, distinct, files_in, name_in, read_list
@@ -37,10 +38,9 @@ def read(root: Path) -> Dataset:
     left_out = sorted(UNANNOTATED & {name for members in names.values() for name in members})
     if left_out:
         notes.append(f"left out, for nobody has annotated them: {', '.join(left_out)}")
-    geometric = Dataset("siftflow", root, GEOMETRIC_LABELS, _splits(root, listed, "GeoLabels"))
-    return Dataset(
-        "siftflow", root, SEMANTIC_LABELS, _splits(root, listed, "SemanticLabels"), tuple(notes), also=(geometric,)
-    )
+    geometric = Dataset("siftflow", root, GEOMETRIC_LABELS, _splits(root, listed, "GeoLabels"), name="geometric")
+    semantic = Dataset("siftflow", root, SEMANTIC_LABELS, _splits(root, listed, "SemanticLabels"), name="semantic")
+    return replace(semantic, notes=tuple(notes), also=(geometric,))
 
 
 def _names(root: Path) -> tuple[dict[str, list[str]], list[str]]:

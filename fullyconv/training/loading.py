@@ -24,10 +24,10 @@ CACHE_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class Sample:
-    """One training image, float in [0, 1] `(C, H, W)`, and its mask `(H, W)`."""
+    """One training image, float in [0, 1] `(C, H, W)`, and its masks, one per head `(heads, H, W)`."""
 
     image: Tensor
-    mask: Tensor
+    masks: Tensor
 
 
 class Decoder:
@@ -36,17 +36,27 @@ class Decoder:
     Args:
         pairs: What to decode.
         labels: How masks are read.
-        channels: Bands of the images.
+        bands: Of each picture of a scene.
+        also: The same images in the same order with masks under other labels, each for a further head.
         limit: Bytes that may be kept; 0 keeps none.
 
     Raises:
         FullyconvError: SEG-T004 for a pair without a mask, SEG-T005 for a mask of another size.
     """
 
-    def __init__(self, pairs: Sequence[Pair], labels: LabelSet, channels: int, *, limit: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        labels: LabelSet,
+        bands: Sequence[int],
+        *,
+        also: Sequence[tuple[Sequence[Pair], LabelSet]] = (),
+        limit: int = CACHE_BYTES,
+    ) -> None:
         self.pairs = pairs
-        self.labels = labels
-        self.channels = channels
+        self.bands = bands
+        self.heads = ((pairs, labels), *also)
+        self.ignore_index = max(labels.ignore_index for _, labels in self.heads)
         self.kept: list[tuple[Tensor, Tensor]] = []
         if limit and self._bytes() <= limit:
             with ThreadPoolExecutor() as pool:
@@ -62,25 +72,31 @@ class Decoder:
         return per_pixel * sum(height * width for height, width in sizes)
 
     def _decode(self, index: int) -> tuple[Tensor, Tensor]:
-        pair = self.pairs[index]
+        image = images.stack(self.pairs[index].pictures, self.bands)
+        masks = [self._mask(pairs[index], labels, image) for pairs, labels in self.heads]
+        return image, torch.stack(masks)
+
+    def _mask(self, pair: Pair, labels: LabelSet, image: Tensor) -> Tensor:
+        """The mask of a pair, with one ignore value for all heads."""
         if pair.mask is None:
             raise FullyconvError("SEG-T004", f"{pair.image} has no mask, so it cannot be trained on")
-        image = images.read_image(pair.image, channels=self.channels)
-        mask = images.read_mask(pair.mask, self.labels)
+        mask = images.read_mask(pair.mask, labels)
         if image.shape[1:] != mask.shape:
             raise FullyconvError(
                 "SEG-T005",
                 f"{pair.mask} is {mask.shape[1]} x {mask.shape[0]}, but its image is {image.shape[2]} x "
                 f"{image.shape[1]} pixels; make them alike or leave the pair out",
             )
-        return image, mask
+        if labels.ignore_index == self.ignore_index:
+            return mask
+        return mask.int().masked_fill(mask == labels.ignore_index, self.ignore_index)
 
 
 class Samples(Dataset[Sample | FullyconvError]):
     """The endless stream of training samples by position; a fault comes as a value, so that it keeps its code.
 
     Args:
-        decoder: Gives image and mask by index.
+        decoder: Gives image and masks by index.
         stream: Says which index and which randomness a position has.
         augmentation: None leaves samples as they are.
     """
@@ -93,14 +109,14 @@ class Samples(Dataset[Sample | FullyconvError]):
     def __getitem__(self, position: int) -> Sample | FullyconvError:
         draw = self.stream[position]
         try:
-            image, mask = self.decoder[draw.index]
+            image, masks = self.decoder[draw.index]
         except FullyconvError as error:
             return error
         image = images.to_float(image)
         if self.augmentation is None:
-            return Sample(image, mask)
+            return Sample(image, masks)
         generator = torch.Generator().manual_seed(draw.seed)
-        return Sample(*self.augmentation(image, mask, generator, self.decoder.labels.ignore_index))
+        return Sample(*self.augmentation(image, masks, generator, self.decoder.ignore_index))
 
 
 class _Positions(Sampler[list[int]]):
@@ -124,17 +140,18 @@ class _Positions(Sampler[list[int]]):
 
 
 def collate(samples: Sequence[Sample | FullyconvError], ignore_index: int) -> tuple[Tensor, Tensor] | FullyconvError:
-    """A batch: images `(N, C, H, W)` and int64 masks `(N, H, W)`; smaller ones are padded with their mean, ignored."""
+    """A batch: images `(N, C, H, W)` and int64 masks `(N, heads, H, W)`; smaller images are padded with their mean,
+    which the masks ignore."""
     whole: list[Sample] = []
     for sample in samples:
         if isinstance(sample, FullyconvError):
             return sample
         whole.append(sample)
-    height = max(sample.mask.shape[0] for sample in whole)
-    width = max(sample.mask.shape[1] for sample in whole)
-    padding = [(0, width - sample.mask.shape[1], 0, height - sample.mask.shape[0]) for sample in whole]
+    height = max(sample.image.shape[1] for sample in whole)
+    width = max(sample.image.shape[2] for sample in whole)
+    padding = [(0, width - sample.image.shape[2], 0, height - sample.image.shape[1]) for sample in whole]
     batch = [F.pad(each.image, pad, value=float(each.image.mean())) for each, pad in zip(whole, padding, strict=True)]
-    masks = [F.pad(sample.mask.long(), pad, value=ignore_index) for sample, pad in zip(whole, padding, strict=True)]
+    masks = [F.pad(sample.masks.long(), pad, value=ignore_index) for sample, pad in zip(whole, padding, strict=True)]
     return torch.stack(batch).contiguous(memory_format=torch.channels_last), torch.stack(masks)
 
 
@@ -210,7 +227,7 @@ def batches(
     loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=_Positions(step, batch, parts, process, processes),
-        collate_fn=_Collate(samples.decoder.labels.ignore_index),
+        collate_fn=_Collate(samples.decoder.ignore_index),
         num_workers=workers,
         prefetch_factor=3 if workers else None,
         worker_init_fn=_ignore_signals,

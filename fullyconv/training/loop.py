@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fullyconv import losses
@@ -76,23 +77,41 @@ class Objective(nn.Module):
     """The loss of a batch as a module, so that data-parallel training can wrap it.
 
     Args:
-        model: Scored on the grid of its finest tap; the upsampling is part of the loss.
+        model: Scored on its grid; the upsampling is part of the loss.
         loss: Cross-entropy gives the sum over pixels, each weighted by its class, to be divided by the weight of the
             whole step; Dice and focal give means over the batch.
         weight: Of each class `(K,)`, or None.
         ignore_index: Mask value of pixels that do not count.
+        heads: How many of the K classes each head has, in order; one head if left out. Heads share all but their score
+            channels, and each has a loss of its own, against a mask of its own.
+
+    Source: for heads, Long, Shelhamer and Darrell 2015, section 5, on SIFT Flow.
     """
 
-    def __init__(self, model: FCN, loss: Loss, weight: Tensor | None, ignore_index: int) -> None:
+    def __init__(
+        self, model: FCN, loss: Loss, weight: Tensor | None, ignore_index: int, *, heads: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
+        self.heads = list(heads) or [model.num_classes]
 
-    def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        scores = self.model.scores(image).float()
-        weight: Tensor | None = self.get_buffer("weight") if self._buffers["weight"] is not None else None
+    def forward(
+        self, image: Float[Tensor, "n c height width"], target: Int[Tensor, "n heads height width"]
+    ) -> Float[Tensor, " heads"]:
+        """The loss of each head."""
+        blocks = torch.split(self.model.scores(image).float(), self.heads, dim=1)
+        parts = zip(blocks, target.unbind(1), self._weights(), strict=True)
+        return torch.stack([self._loss_of(scores, mask, weight) for scores, mask, weight in parts])
+
+    def _weights(self) -> Sequence[Tensor | None]:
+        """The class weights of each head."""
+        weight = self._buffers["weight"]
+        return [None] * len(self.heads) if weight is None else torch.split(weight, self.heads)
+
+    def _loss_of(self, scores: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         if self.loss == "cross_entropy":
             return upsample_cross_entropy(
                 scores,
@@ -106,11 +125,15 @@ class Objective(nn.Module):
         function = losses.dice if self.loss == "dice" else losses.focal
         return function(logits, target, weight=weight, ignore_index=self.ignore_index)
 
-    def amount(self, target: Tensor) -> Tensor:
-        """What the summed loss of a batch is to be divided by: the class weights of its pixels, added up."""
-        valid = target[target != self.ignore_index]
-        weight = self._buffers["weight"]
-        return weight[valid].sum() if weight is not None else torch.tensor(float(valid.numel()), device=target.device)
+    def amount(self, target: Int[Tensor, "n heads height width"]) -> Float[Tensor, " heads"]:
+        """What the summed loss of each head is to be divided by: the class weights of its pixels, added up."""
+        valid = [mask[mask != self.ignore_index] for mask in target.unbind(1)]
+        return torch.stack(
+            [
+                target.new_tensor(classes.numel(), dtype=torch.float32) if weight is None else weight[classes].sum()
+                for classes, weight in zip(valid, self._weights(), strict=True)
+            ]
+        )
 
 
 class Average:
@@ -262,7 +285,7 @@ class Loop:
         while True:
             about = self.pace.progress(self.state.step, self.pace.elapsed())
             parts = [_to(part, self.accelerator.device) for part in feed.step(self.state.step, about)]
-            amount, elapsed, stopping = self._agree(parts, stop.asked)
+            amounts, elapsed, stopping = self._agree(parts, stop.asked)
             progress = self.pace.progress(self.state.step, elapsed)
             if stopping:
                 self.checkpoint()
@@ -270,7 +293,7 @@ class Loop:
                 raise InterruptedTrainingError
             if progress >= 1:
                 break
-            loss = self._step(parts, amount, progress)
+            loss = self._step(parts, amounts, progress)
             self._report_step(tell, loss, progress, elapsed)
             due = int(self.pace.progress(self.state.step, elapsed) * self.validations)
             if self.state.validations < due < self.validations and self._affordable(elapsed):
@@ -290,28 +313,29 @@ class Loop:
         """The model that is validated and saved: the average where there is one."""
         return self.average.model if self.average else self.model
 
-    def _agree(self, parts: Sequence[Batch], stop: bool) -> tuple[float, float, bool]:
-        """What all processes must see alike: the step's amount of loss, the first one's clock, and any wish to stop."""
-        amount = float(sum(self.objective.amount(target) for _, target in parts))
+    def _agree(self, parts: Sequence[Batch], stop: bool) -> tuple[list[float], float, bool]:
+        """What all processes must see alike: the step's amount of loss for each head, the first one's clock, and any
+        wish to stop."""
+        amounts: list[float] = torch.stack([self.objective.amount(target) for _, target in parts]).sum(0).tolist()
         elapsed = self.pace.elapsed() if self.accelerator.is_main_process else 0.0
         if self.accelerator.num_processes == 1:
-            return amount, elapsed, stop
-        shared = torch.tensor([amount, elapsed, float(stop)], dtype=torch.float64, device=self.accelerator.device)
-        amount, elapsed, wishes = self.accelerator.reduce(shared, reduction="sum").tolist()
-        return amount, elapsed, wishes > 0
+            return amounts, elapsed, stop
+        shared = torch.tensor([*amounts, elapsed, float(stop)], dtype=torch.float64, device=self.accelerator.device)
+        *amounts, elapsed, wishes = self.accelerator.reduce(shared, reduction="sum").tolist()
+        return amounts, elapsed, wishes > 0
 
-    def _step(self, parts: Sequence[Batch], amount: float, progress: float) -> float:
+    def _step(self, parts: Sequence[Batch], amounts: Sequence[float], progress: float) -> float:
         torch.manual_seed(seed_of(self.seed, "dropout", self.state.step, self.accelerator.process_index))
         factor = learning_rate_factor(self.recipe, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * factor * group["rate"]
         self.wrapped.train()
         # Data-parallel training averages gradients over processes, while the loss here is a share of one sum.
-        scale = self._scale(parts, amount)
+        scales = torch.tensor(self._scales(parts, amounts), device=self.accelerator.device)
         total = torch.zeros((), device=self.accelerator.device)
         for number, (image, target) in enumerate(parts):
             with self._silent() if number < len(parts) - 1 else nullcontext():
-                loss = self.wrapped(image, target) * scale
+                loss = (self.wrapped(image, target) * scales).sum()
                 self.accelerator.backward(loss)
             total += loss.detach()
         mean = float(self.accelerator.reduce(total, reduction="mean"))
@@ -330,13 +354,14 @@ class Loop:
         self.state.images += self.recipe.batch
         return mean
 
-    def _scale(self, parts: Sequence[Batch], amount: float) -> float:
+    def _scales(self, parts: Sequence[Batch], amounts: Sequence[float]) -> list[float]:
+        """What the loss of each head is multiplied by."""
         processes: int = self.accelerator.num_processes
         if self.objective.loss != "cross_entropy":
-            return 1 / len(parts)
+            return [1 / len(parts)] * len(amounts)
         if self.recipe.reduction == "sum":
-            return processes / self.recipe.batch
-        return processes / max(amount, 1e-12)
+            return [processes / self.recipe.batch] * len(amounts)
+        return [processes / max(amount, 1e-12) for amount in amounts]
 
     def _silent(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.accelerator.no_sync(self.wrapped)

@@ -13,7 +13,7 @@ import torch
 from fullyconv import artefact, images, losses
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
-from fullyconv.models import Alignment, Upscoring
+from fullyconv.models import IMAGENET_MEAN, IMAGENET_STD, Alignment, Upscoring
 from fullyconv.training.loading import Decoder
 from fullyconv.training.recipes import AUGMENTATIONS, LEAST_SMALL_CROP, PLAIN_CROPS, SMALL, Augment, Recipe
 from fullyconv.transforms import Augmentation
@@ -40,6 +40,8 @@ class Plan:
     precision: Precision
     class_weights: tuple[float, ...] | None
     pretrained: str
+    bands: tuple[int, ...]
+    also: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -54,7 +56,10 @@ class Plan:
             tuples = {name: given[name] and tuple(given[name]) for name in ("crop", "scale")}
             recipe["augmentation"] = Augmentation(**{**given, **tuples})
         weights = values["class_weights"]
-        return cls(**{**values, "recipe": Recipe(**recipe), "class_weights": tuple(weights) if weights else None})
+        lists = {"bands": tuple(values["bands"]), "also": tuple(values["also"])}
+        return cls(
+            **{**values, **lists, "recipe": Recipe(**recipe), "class_weights": tuple(weights) if weights else None}
+        )
 
 
 def recipe_of(
@@ -80,7 +85,7 @@ def recipe_of(
     elif augmentation is not None and augmentation.crop is not None:
         augmentation = replace(augmentation, crop=crop_for(pairs))
     if augmentation is not None:
-        augmentation = replace(augmentation, peak=_peak(pairs))
+        augmentation = replace(augmentation, peak=_peak(pairs), lit=_lit(pairs))
     small = augmentation.shrunk(SMALL).crop if augmentation else None
     if small is None or min(small) < LEAST_SMALL_CROP:
         base = replace(base, growth=0.0)
@@ -138,17 +143,27 @@ def seconds_of(budget: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "m"]
 
 
+def bands_of(pairs: Sequence[Pair], channels: int | None) -> tuple[int, ...]:
+    """The bands of each picture of a scene: of the image those asked for, of all others what is found in the files."""
+    some = [pair.pictures for pair in pairs[:: max(1, len(pairs) // 16)]]
+    image, *more = zip(*some, strict=True)
+    return (channels or _bands(image), *map(_bands, more))
+
+
 def architecture_of(
-    name: str, dataset: Dataset, channels: int | None, upscore: Upscoring, dropout: float, alignment: Alignment
+    name: str,
+    dataset: Dataset,
+    bands: Sequence[int],
+    upscore: Upscoring,
+    dropout: float,
+    alignment: Alignment,
 ) -> dict[str, Any]:
     """The arguments of `models.create` for a dataset; the statistics of bands other than RGB are measured on it."""
-    pairs = dataset.pairs("train")
-    bands = channels or _bands(pairs)
-    statistics = {} if bands == 3 else _statistics(pairs, bands)
+    statistics = {} if bands == (3,) else _statistics(dataset.pairs("train"), bands)
     return {
         "name": name,
-        "num_classes": len(dataset.labels),
-        "channels": bands,
+        "num_classes": sum(len(head.labels) for head in dataset.heads.values()),
+        "channels": sum(bands),
         "upscore": upscore,
         "dropout": dropout,
         "alignment": alignment,
@@ -163,30 +178,38 @@ def _peak(pairs: Sequence[Pair]) -> float:
     return max(wide) if wide and max(wide) > 0 else 1.0
 
 
-def _bands(pairs: Sequence[Pair]) -> int:
-    """1 if all of the first images are grey, 3 for colour with or without alpha, else the number of their bands."""
-    most = max(images.read_image(pair.image, channels=None).shape[0] for pair in pairs[:: max(1, len(pairs) // 16)])
+def _lit(pairs: Sequence[Pair]) -> int | None:
+    """The bands that light falls on: the image's alone, if it is not the only picture of its scene."""
+    return bands_of(pairs, None)[0] if pairs and pairs[0].more else None
+
+
+def _bands(pictures: Sequence[Path]) -> int:
+    """1 if all pictures are grey, 3 for colour with or without alpha, else the number of their bands."""
+    most = max(images.read_image(picture, channels=None).shape[0] for picture in pictures)
     return 3 if most in (3, 4) else most
 
 
-def _statistics(pairs: Sequence[Pair], bands: int) -> dict[str, list[float]]:
-    """Mean and standard deviation of each band over up to 64 images, in [0, 1]."""
+def _statistics(pairs: Sequence[Pair], bands: Sequence[int]) -> dict[str, list[float]]:
+    """Mean and standard deviation of each band over up to 64 images, in [0, 1]; of a scene's colours, ImageNet's."""
     samples = [
-        images.to_float(images.read_image(pair.image, channels=bands)).flatten(1)[:, ::17]
+        images.to_float(images.stack(pair.pictures, bands)).flatten(1)[:, ::17]
         for pair in pairs[:: max(1, len(pairs) // 64)]
     ]
     values = torch.cat(samples, dim=1)
-    return {"mean": values.mean(1).tolist(), "std": values.std(1).clamp(min=1e-3).tolist()}
+    mean, std = values.mean(1).tolist(), values.std(1).clamp(min=1e-3).tolist()
+    if len(bands) > 1 and bands[0] == 3:
+        mean[:3], std[:3] = IMAGENET_MEAN, IMAGENET_STD
+    return {"mean": mean, "std": std}
 
 
 def class_weights_of(decoder: Decoder, balance: Literal["log", "median"]) -> tuple[float, ...]:
-    """Class weights from the pixel counts of up to 500 training masks, evenly spaced."""
+    """Class weights of each head, one after the other, from up to 500 training masks, evenly spaced."""
     size = len(decoder.pairs)
-    counts = torch.zeros(len(decoder.labels), dtype=torch.int64)
+    counts = [torch.zeros(len(labels), dtype=torch.int64) for _, labels in decoder.heads]
     for index in range(0, size, max(1, size // 500)):
-        mask = decoder[index][1].flatten().long()
-        counts += torch.bincount(mask[mask != decoder.labels.ignore_index], minlength=len(counts))
-    return tuple(losses.class_weights(counts, balance).tolist())
+        for mask, count in zip(decoder[index][1].flatten(1).long(), counts, strict=True):
+            count += torch.bincount(mask[mask != decoder.ignore_index], minlength=len(count))
+    return tuple(weight for count in counts for weight in losses.class_weights(count, balance).tolist())
 
 
 def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:

@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -21,11 +21,11 @@ import yaml
 from torch import Tensor
 
 from fullyconv import artefact, doctor, metrics
-from fullyconv.datasets import Dataset, open_dataset
+from fullyconv.datasets import Dataset, open_dataset, with_heads
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import count, evaluate
 from fullyconv.models import FCN, create, start_from
-from fullyconv.prediction import Segmenter
+from fullyconv.prediction import Segmenter, heads_of
 from fullyconv.report import write_report
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints
@@ -35,6 +35,7 @@ from fullyconv.training.plan import (
     Plan,
     Precision,
     architecture_of,
+    bands_of,
     class_weights_of,
     precision_of,
     recipe_of,
@@ -81,6 +82,7 @@ def train(
     data: str | Path | Dataset,
     *,
     model: str | Segmenter = "fcn8s-resnet18",
+    also: Sequence[str | Dataset] = (),
     out: str | Path | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -113,6 +115,7 @@ def train(
     Args:
         data: Folder whose layout is recognised, or LAYOUT:PATH.
         model: fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk: any timm network, or vgg16.
+        also: Data sets with other masks of the same images, each for a further head: DATA, or NAME=DATA.
         out: Run folder; runs/DATA-MODEL if left out.
         epochs: Length in passes over the training images; 100 if nothing is said.
         steps: Length in optimiser steps.
@@ -145,12 +148,14 @@ def train(
     """
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "resume")}
     begun = time.monotonic()
-    dataset = open_dataset(data)
+    also = also or (_heads_begun_with(out) if resume else ())
+    dataset = with_heads(open_dataset(data), also)
     fingerprint = _fingerprint(dataset)
     folder = _run_folder(dataset, model, None if out is None else Path(out), resume, fingerprint)
-    examination = doctor.examine(dataset, splits=("train", "val"))
-    examination.refuse_if_broken()
-    _refuse_unlabelled(dataset)
+    examinations = [doctor.examine(head, splits=("train", "val")) for head in dataset.heads.values()]
+    for head, examination in zip(dataset.heads.values(), examinations, strict=True):
+        examination.refuse_if_broken()
+        _refuse_unlabelled(head)
     if resume:
         plan = _saved_plan(folder, dataset, fingerprint)
     else:
@@ -167,12 +172,13 @@ def train(
         name = _name(model)
         base = recipe_for(recipe, name.rpartition("-")[2], stage=stage_of(name, pretrained), layout=dataset.layout)
         chosen = recipe_of(base, given, dataset.pairs("train"), augment=augment, crop=crop)
+        bands = model.bands if isinstance(model, Segmenter) else bands_of(dataset.pairs("train"), channels)
         plan = Plan(
             data=str(data.root if isinstance(data, Dataset) else data),
             fingerprint=fingerprint,
             architecture=model.named_architecture()
             if isinstance(model, Segmenter)
-            else architecture_of(model, dataset, channels, upscore, dropout, alignment),
+            else architecture_of(model, dataset, bands, upscore, dropout, alignment),
             recipe=chosen,
             seed=seed,
             steps=steps_of(epochs, steps, budget, len(dataset.pairs("train")), chosen.batch),
@@ -182,16 +188,18 @@ def train(
             precision=precision,
             class_weights=None,
             pretrained=pretrained,
+            bands=bands,
+            also=tuple(str(given.root if isinstance(given, Dataset) else given) for given in also),
         )
     # As --config takes them back: what was chosen, in YAML's own types.
     plain = {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in options.items()
+        for name, value in {**options, "also": plan.also}.items()
         if isinstance(value, int | float | str | tuple)
     }
     with _processes() as state:
         plan = replace(plan, precision=_agreed(precision_of(plan.precision), state))
-        run = _Run(plan, dataset, folder, plain, examination, begun)
+        run = _Run(plan, dataset, folder, plain, examinations, begun)
         return run.carry_out(model, resume=resume, workers=workers)
 
 
@@ -229,7 +237,7 @@ class _Run:
     dataset: Dataset
     folder: Path
     options: Mapping[str, Any]
-    examination: doctor.Examination
+    examinations: Sequence[doctor.Examination]
     begun: float
 
     def carry_out(self, model: str | Segmenter, *, resume: bool, workers: int | None) -> TrainingRun:
@@ -252,12 +260,16 @@ class _Run:
         network, start = _network(model, plan, self.dataset, empty=goes_on)
         network = network.to(memory_format=torch.channels_last).to(accelerator.device)
         decoder = Decoder(
-            self.dataset.pairs("train"), self.dataset.labels, network.mean.shape[1], limit=CACHE_BYTES // processes
+            self.dataset.pairs("train"),
+            self.dataset.labels,
+            plan.bands,
+            also=[(head.pairs("train"), head.labels) for head in self.dataset.also],
+            limit=CACHE_BYTES // processes,
         )
         if plan.recipe.balance != "none" and plan.class_weights is None:
             plan = replace(plan, class_weights=class_weights_of(decoder, plan.recipe.balance))
         with StopRequest() as stop:
-            loop = self._loop(plan, network, accelerator)
+            loop = self._loop(plan, network, decoder.ignore_index, accelerator)
             if goes_on:
                 loop.restore()
             elif accelerator.is_main_process:
@@ -267,31 +279,39 @@ class _Run:
             if tracker:
                 accelerator.init_trackers("tensorboard")
             journal = Journal(self.folder, accelerator, from_step=loop.state.step)
-            for line in _introduction(plan, self.examination, network, loop.state.step, start):
+            for line in _introduction(plan, self.examinations, network, loop.state.step, start):
                 journal.say(line)
             with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
                 self._fit(loop, feed, journal, stop)
         self._finish(loop, accelerator)
         return self._result(loop)
 
-    def _loop(self, plan: Plan, network: FCN, accelerator: "Accelerator") -> "Loop":
+    def _loop(self, plan: Plan, network: FCN, ignore_index: int, accelerator: "Accelerator") -> "Loop":
         from fullyconv.training.loop import Loop, Objective, Pace
 
-        labels = self.dataset.labels
+        labels = {name: head.labels for name, head in self.dataset.heads.items()}
         weight = torch.tensor(plan.class_weights, device=accelerator.device) if plan.class_weights else None
 
         def keep(shown: FCN, name: str, scores: Mapping[str, float]) -> None:
             facts = {"metrics": dict(scores), "plan": plan.to_json(), "data": plan.fingerprint}
-            artefact.save(self.folder / name, shown, labels, plan.architecture, facts)
+            several = labels if len(labels) > 1 else None
+            first = self.dataset.labels
+            artefact.save(self.folder / name, shown, first, plan.architecture, facts, bands=plan.bands, heads=several)
 
         def validate(shown: FCN) -> dict[str, float]:
-            mine = self.dataset.pairs("val")[accelerator.process_index :: accelerator.num_processes]
-            confusion = count(Segmenter(shown, labels), mine, labels).confusion
-            return metrics.scores(accelerator.reduce(confusion.to(accelerator.device), reduction="sum").cpu())
+            scores: dict[str, float] = {}
+            for name, segmenter in heads_of(shown, labels, plan.architecture, bands=plan.bands).items():
+                head = self.dataset.heads[name]
+                mine = head.pairs("val")[accelerator.process_index :: accelerator.num_processes]
+                confusion = count(segmenter, mine, head.labels).confusion.to(accelerator.device)
+                of_head = metrics.scores(accelerator.reduce(confusion, reduction="sum").cpu())
+                prefix = f"{name}/" if scores else ""  # the first head's come bare: they decide which model is best
+                scores |= {f"{prefix}{key}": value for key, value in of_head.items()}
+            return scores
 
         return Loop(
             network,
-            Objective(network, plan.recipe.loss, weight, labels.ignore_index),
+            Objective(network, plan.recipe.loss, weight, ignore_index, heads=list(map(len, labels.values()))),
             plan.recipe,
             optimizer_of(plan.recipe, parameter_groups(plan.recipe, network)),
             accelerator,
@@ -337,13 +357,19 @@ class _Run:
         try:
             if accelerator.is_main_process:
                 loop.keep(loop.shown, "last", loop.state.last)
-                evaluate(self.folder, self.dataset, split="val", out=self.folder / "evaluation")
+                self._evaluate()
                 write_report(self.folder)
         except KeyboardInterrupt:
             again = shlex.join(["fullyconv", "evaluate", str(self.folder), self.plan.data])
             raise KeyboardInterrupt(f"trained, but the report is not drawn; score the model with: {again}") from None
         accelerator.wait_for_everyone()
         accelerator.end_training()
+
+    def _evaluate(self) -> None:
+        """Writes the report of each head: the first one's to `evaluation`, the others' to `evaluation-NAME`."""
+        evaluate(self.folder, self.dataset, split="val", out=self.folder / "evaluation")
+        for head in self.dataset.also:
+            evaluate(self.folder, head, split="val", head=head.head, out=self.folder / f"evaluation-{head.head}")
 
     def _result(self, loop: "Loop") -> TrainingRun:
         minutes = loop.pace.elapsed() / 60
@@ -368,6 +394,12 @@ def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
         if same:
             mine.append(file)
     return mine
+
+
+def _heads_begun_with(out: str | Path | None) -> tuple[str, ...]:
+    """What `also` was when the run in a folder was begun."""
+    plan = Path(out) / "plan.json" if out is not None else None
+    return tuple(json.loads(plan.read_text(encoding="utf-8"))["also"]) if plan and plan.is_file() else ()
 
 
 def _saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:
@@ -430,6 +462,12 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         empty: Whether a checkpoint will give the weights, so that none need be found.
     """
     if isinstance(model, Segmenter) and not empty:
+        if dataset.also:
+            raise FullyconvError(
+                "SEG-M006",
+                f"the data have labels for {len(dataset.heads)} heads ({', '.join(dataset.heads)}), a given model has "
+                "one; name a network, and start from this one's weights with --pretrained",
+            )
         if model.labels.names != dataset.labels.names:
             raise FullyconvError(
                 "SEG-M006",
@@ -486,11 +524,14 @@ def _open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
 
 def _fingerprint(dataset: Dataset) -> dict[str, Any]:
     """Which data a model saw: the classes, and the names and sizes of the files that exist, hashed."""
-    digest = hashlib.sha256(json.dumps(dataset.labels.to_dict()).encode())
-    for split in ("train", "val"):
-        for pair in dataset.pairs(split):
-            sizes = [file.stat().st_size for file in (pair.image, pair.mask) if file and file.exists()]
-            digest.update(repr((split, pair.name, sizes)).encode())
+    digest = hashlib.sha256()
+    for head in dataset.heads.values():
+        digest.update(json.dumps(head.labels.to_dict()).encode())
+        for split in ("train", "val"):
+            for pair in head.pairs(split):
+                files = (*pair.pictures, pair.mask)
+                sizes = [file.stat().st_size for file in files if file and file.exists()]
+                digest.update(repr((split, pair.name, sizes)).encode())
     return {
         "layout": dataset.layout,
         "fingerprint": digest.hexdigest(),
@@ -498,12 +539,14 @@ def _fingerprint(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _introduction(plan: Plan, examination: doctor.Examination, network: FCN, step: int, start: str) -> list[str]:
+def _introduction(
+    plan: Plan, examinations: Sequence[doctor.Examination], network: FCN, step: int, start: str
+) -> list[str]:
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     recipe = plan.recipe
     length = f"{plan.steps} steps" if plan.steps else f"a budget of {(plan.budget_seconds or 0) / 60:g} minutes"
     lines = [
-        f"{examination}\n",
+        *(f"{examination}\n" for examination in examinations),
         f"{plan.architecture['name']}: {parameters:.1f} M parameters, scores every {network.grid.stride} pixels from "
         f"pixel {float(network.grid.start):g}, receptive field {network.coarsest.field}, {plan.precision}",
         f"{length}, batch {recipe.batch}, {recipe.optimizer} at {recipe.learning_rate:g}, seed {plan.seed}",
