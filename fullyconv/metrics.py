@@ -30,6 +30,7 @@ TITLES = {
 CONVENTIONS: dict[str, str] = {
     "paper": "The paper's: a class in neither truth nor prediction is left out; one that is only predicted counts 0.",
     "pytorch_fcn": "pytorch-fcn and the authors' score.py: the paper's.",
+    "paper_sift_flow": "The paper's on SIFT Flow: only classes that occur in the truth, 30 of 33 (footnote 9).",
     "mmsegmentation": "mmsegmentation and Hugging Face evaluate: the paper's.",
     "torchmetrics_jaccard": "torchmetrics JaccardIndex and scikit-learn (macro): the paper's.",
     "detectron2": "detectron2 and Ultralytics: only classes that occur in the truth.",
@@ -140,6 +141,7 @@ def conventions(confusion: Int64[Tensor, "k k"], per_image: Int64[Tensor, "n 3 k
     values = {
         "paper": paper,
         "pytorch_fcn": paper,
+        "paper_sift_flow": mean_iou(confusion, absent="target"),
         "mmsegmentation": paper,
         "torchmetrics_jaccard": paper,
         "detectron2": mean_iou(confusion, absent="target"),

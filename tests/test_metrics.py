@@ -1,6 +1,7 @@
 """The scores, against hand-made matrices, the paper's formulas, scikit-learn and torchmetrics."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -63,6 +64,31 @@ def test_absent_classes_follow_the_policy_asked_for() -> None:
     assert metrics.mean_iou(HAND, absent="zero") == pytest.approx(total / 4)
     assert metrics.mean_iou(HAND, absent="one") == pytest.approx((total + 1) / 4)
     assert math.isnan(metrics.mean_iou(HAND, absent="nan"))
+
+
+@pytest.mark.parametrize(
+    ("pred", "expected"),
+    [
+        # Class 2 is in neither; classes 0 and 1 have 2/3 and 1/2.
+        ([0, 0, 1, 0], {"paper": 7 / 12, "target": 7 / 12, "zero": 7 / 18, "one": 13 / 18, "nan": math.nan}),
+        # Class 2 is only predicted; classes 0 and 1 have 1 and 1/2.
+        ([0, 0, 1, 2], {"paper": 1 / 2, "target": 3 / 4, "zero": 1 / 2, "one": 1 / 2, "nan": 1 / 2}),
+    ],
+)
+def test_policies_for_absent_classes_on_four_pixels(pred: list[int], expected: dict[str, float]) -> None:
+    confusion = confusion_matrix(torch.tensor([0, 0, 1, 1]), torch.tensor(pred), 3)
+    found = {policy: metrics.mean_iou(confusion, absent=policy) for policy in get_args(metrics.Absent)}
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_sift_flow_is_scored_on_the_classes_of_its_test_set() -> None:
+    present = torch.tensor([index for index in range(33) if index not in (8, 10, 15)])  # cow, desert, moon are not
+    pred = present.clone()
+    pred[0] = 8  # an awning taken for a cow
+    confusion = confusion_matrix(present, pred, 33)
+    assert metrics.conventions(confusion)["paper_sift_flow"] == pytest.approx(29 / 30)
+    assert metrics.mean_accuracy(confusion) == pytest.approx(29 / 30)
+    assert metrics.mean_iou(confusion) == pytest.approx(29 / 31)
 
 
 def test_conventions_of_other_programs_differ_on_one_matrix() -> None:
