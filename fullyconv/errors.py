@@ -183,12 +183,6 @@ FAULTS: dict[str, Fault] = {
         "folders of their masks.",
         "Give --also a data set whose images or masks are called like those of DATA, and name its head with NAME=DATA.",
     ),
-    "SEG-D031": Fault(
-        "The labels of several heads do not go together",
-        "Each head learns from masks of the same images, which are found by their names; and heads are named after the "
-        "folders of their masks.",
-        "Give --also a data set whose images or masks are called like those of DATA, and name its head with NAME=DATA.",
-    ),
     # E: evaluation and scores
     "SEG-E001": Fault(
         "The truth holds a value that is no class",
@@ -316,11 +310,6 @@ FAULTS: dict[str, Fault] = {
         "stride, and nothing looks at the whole map: no flattening, global pooling, attention or upsampling.",
         "Take the trunk without its head, turn linear layers into convolutions, or use shift_and_stitch, which takes any "
         "network.",
-    ),
-    "SEG-M040": Fault(
-        "There is no such head",
-        "A network that was trained with --also has a head for each set of labels, each with a name of its own.",
-        "Take one of the names in the message; without --head, the first head answers.",
     ),
     "SEG-M040": Fault(
         "There is no such head",

@@ -388,12 +388,6 @@ def _with_masks(dataset: Dataset, split: str) -> Sequence[Pair]:
     return pairs
 
 
-def _translation(labels: LabelSet, known: LabelSet) -> Callable[[Tensor], Tensor]:
-    """From class indices of one label set to those of another that knows all its names."""
-    unknown = [name for name in labels.names if name not in known.names]
-    if unknown:
-        raise FullyconvError(
-            "SEG-E004",
 def _trained_on(segmenter: Segmenter, dataset: Dataset, split: str) -> list[str]:
     """A warning if the model was trained on images of the split, as far as its folder tells."""
     record = segmenter.facts.get("data", {}).get("seen")
@@ -406,6 +400,12 @@ def _trained_on(segmenter: Segmenter, dataset: Dataset, split: str) -> list[str]
     ]
 
 
+def _translation(labels: LabelSet, known: LabelSet) -> Callable[[Tensor], Tensor]:
+    """From class indices of one label set to those of another that knows all its names."""
+    unknown = [name for name in labels.names if name not in known.names]
+    if unknown:
+        raise FullyconvError(
+            "SEG-E004",
             f"the model does not know {len(unknown)} of the data's classes: {_shortened(unknown)}. "
             f"Model: {_shortened(known.names)}. Data: {_shortened(labels.names)}. "
             "Rename the data's classes (classes.json) as the model's, or train on this data",
