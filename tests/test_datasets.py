@@ -227,6 +227,17 @@ def test_manifest_csv(tmp_path: Path) -> None:
     assert dataset.labels.names == ("ground", "road", "car")
 
 
+def test_manifest_lists_further_pictures(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "{}.jpg", "{}.png", "ab")
+    (tmp_path / "csv.csv").write_text("image,mask,split,more\na.jpg,a.png,train,d/a.png; h/a.png\n")
+    (tmp_path / "json.jsonl").write_text('{"image": "a.jpg", "mask": "a.png", "more": ["d/a.png", "h/a.png"]}')
+    for name in ("csv.csv", "json.jsonl"):
+        assert open_dataset(tmp_path / name).pairs("train")[0].more == (tmp_path / "d/a.png", tmp_path / "h/a.png")
+    (tmp_path / "uneven.csv").write_text("image,mask,more\na.jpg,a.png,d/a.png\nb.jpg,b.png,\n")
+    with pytest.raises(FullyconvError, match=r"SEG-D030 .*lists 1 further pictures for a, and 0 for b"):
+        open_dataset(tmp_path / "uneven.csv")
+
+
 def test_manifest_jsonl_without_splits_is_split(tmp_path: Path) -> None:
     save_pairs(tmp_path, "{}.jpg", "{}_m.png", "abc")
     lines = (json.dumps({"image": f"{name}.jpg", "mask": f"{name}_m.png"}) for name in "abc")
@@ -410,7 +421,20 @@ def test_folder_takes_templates(tmp_path: Path) -> None:
     assert names_of(dataset, "holdout") == ["pdq"]
 
 
-@pytest.mark.parametrize("query", ["images=a.jpg&masks={name}.png", "images={name}.jpg"])
+@pytest.mark.parametrize(
+    "more", ["more=depth/{name}.png;hha/{split}/{name}.jpg", "more=depth/{name}.png&more=hha/{split}/{name}.jpg"]
+)
+def test_folder_takes_templates_for_further_pictures(tmp_path: Path, more: str) -> None:
+    save_pairs(tmp_path, "train/{}-color.jpg", "train/{}-label.png", "ab")
+    save_pairs(tmp_path, "val/{}-color.jpg", "val/{}-label.png", "c")
+    images, masks = "images={split}/{name}-color.jpg", "masks={split}/{name}-label.png"
+    dataset = open_dataset(f"folder:{tmp_path}?{images}&{masks}&{more}")
+    assert dataset.pairs("val")[0].more == (tmp_path / "depth" / "c.png", tmp_path / "hha" / "val" / "c.jpg")
+    assert [pair.more[0].name for pair in dataset.pairs("train")] == ["a.png", "b.png"]
+    assert open_dataset(f"folder:{tmp_path}?{images}&{masks}").pairs("val")[0].more == ()
+
+
+@pytest.mark.parametrize("query", ["images=a.jpg&masks={name}.png", "images={name}.jpg", "more=depth/{name}.png"])
 def test_folder_refuses_half_a_template(tmp_path: Path, query: str) -> None:
     with pytest.raises(FullyconvError, match=r"SEG-D003 .*template"):
         open_dataset(f"folder:{tmp_path}?{query}")

@@ -133,6 +133,44 @@ def test_unlike_sizes_are_an_error(tmp_path: Path) -> None:
         examine(dataset).refuse_if_broken()
 
 
+def scenes(root: Path, *, depth: tuple[int, int] = (2, 3)) -> Dataset:
+    """A data set of six scenes with depth, the first of which has another size."""
+    dataset = sound(root, *[PATCH] * 6, val=2)
+    sizes = {"000": depth}
+    splits = {
+        split: tuple(
+            replace(
+                pair,
+                more=(save(root / "depth" / f"{pair.name}.png", np.ones(sizes.get(pair.name, (2, 3)), np.uint16)),),
+            )
+            for pair in pairs
+        )
+        for split, pairs in dataset.splits.items()
+    }
+    return replace(dataset, splits=splits)
+
+
+def test_further_pictures_are_looked_at(tmp_path: Path) -> None:
+    dataset = scenes(tmp_path)
+    assert examine(dataset).errors == ()
+    dataset.pairs("train")[2].more[0].unlink()
+    assert only(examine(dataset).errors, "SEG-D021").where == "depth/002.png"
+    dataset.pairs("train")[2].more[0].write_bytes(b"no picture")
+    assert only(examine(dataset).errors, "SEG-D009").where == "depth/002.png"
+
+
+def test_further_pictures_of_another_size_are_an_error_and_their_scenes_left_out(tmp_path: Path) -> None:
+    dataset = scenes(tmp_path / "data", depth=(4, 6))
+    found = only(examine(dataset).errors, "SEG-D030")
+    assert (found.where, found.count) == ("depth/000.png", 1)
+    assert "6x4 pixels, its image 3x2; 1 of 6 scenes are unlike" in found.message
+    write_cleaned(dataset, tmp_path / "copy")
+    copy = open_dataset(tmp_path / "copy")
+    assert {split: len(pairs) for split, pairs in copy.splits.items()} == {"train": 3, "val": 2}
+    assert examine(copy).errors == ()
+    assert copy.pairs("val")[0].more == (tmp_path / "copy" / "more1" / "val" / "004.png",)
+
+
 def tagged(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation

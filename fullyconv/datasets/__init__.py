@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, nyud, pascal_context, sbd, siftflow, voc
 from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest, with_val
@@ -98,7 +98,7 @@ def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:
     path, _, query = rest.partition("?")
     if not query or Path(rest).exists():
         return name, Path(rest), {}
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options = {option: ";".join(values) for option, values in parse_qs(query, keep_blank_values=True).items()}
     known = (*LAYOUTS[name].options, *ROLES)
     unknown = next((option for option in options if option not in known), None)
     if unknown:

@@ -95,7 +95,7 @@ def recognise(root: Path) -> bool:
     return root.is_dir() and next(_walk(root), None) is not None
 
 
-def read(root: Path, *, images: str | None = None, masks: str | None = None) -> Dataset:
+def read(root: Path, *, images: str | None = None, masks: str | None = None, more: str | None = None) -> Dataset:
     """The pairs of a folder, its splits, and its classes from a classes file or from the masks.
 
     Args:
@@ -103,9 +103,11 @@ def read(root: Path, *, images: str | None = None, masks: str | None = None) -> 
         images: How the image files are named, relative to `root`, such as `img/{name}.jpg`; `{name}` is what image and
             mask share and may hold folders, `{split}` one folder that names the split.
         masks: The same for the masks, such as `gt/{name}_L.png`.
+        more: The same for further pictures of each scene, such as `depth/{name}.png`, with ; between several kinds;
+            their bands follow the image's.
     """
     paths = [path.relative_to(root) for path in _walk(root)]
-    if images is None and masks is None:
+    if images is None and masks is None and more is None:
         found = [_look(path) for path in paths]
         chosen_images, chosen_masks = _roles(found)
         pairs, unpaired, told = _match(chosen_images, chosen_masks)
@@ -120,11 +122,13 @@ def read(root: Path, *, images: str | None = None, masks: str | None = None) -> 
     named = _named(root, pairs)
     splits, notes = _splits(root, named, [image.split for image, _ in pairs])
     splits |= _unlabelled(root, chosen_images, {image.path for image, _ in pairs}, splits)
+    if more is not None:
+        splits = _with_more(root, splits, chosen_images, more.split(";"))
     unlabelled = {pair.image for split in splits.values() for pair in split if pair.mask is None}
     files = [pair.mask for split in splits.values() for pair in split if pair.mask is not None and pair.mask.is_file()]
-    labels, more = labels_of(files, find_classes_file(_folders_above(root, files)))
+    labels, inferred = labels_of(files, find_classes_file(_folders_above(root, files)))
     left = tuple(root / one.path for one in unpaired if root / one.path not in unlabelled)
-    return Dataset("folder", root, labels, splits, (*notes, *more, *told, *_told_unpaired(root, left)), left)
+    return Dataset("folder", root, labels, splits, (*notes, *inferred, *told, *_told_unpaired(root, left)), left)
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -340,10 +344,7 @@ def _left_over(images: Sequence[Found], masks: Sequence[Found], pairs: Sequence[
 
 def _by_template(paths: Sequence[Path], template: str, role: Role) -> list[Found]:
     """The files that a template such as `{split}/img/{name}.jpg` describes."""
-    if "{name}" not in template:
-        raise FullyconvError(
-            "SEG-D003", f"the template {template!r} lacks {{name}}; write for example img/{{name}}.jpg"
-        )
+    _refuse_nameless(template)
     pattern = re.escape(template)
     for field, form in (("name", ".+"), ("split", "[^/]+")):
         place = re.escape(f"{{{field}}}")
@@ -360,6 +361,31 @@ def _by_template(paths: Sequence[Path], template: str, role: Role) -> list[Found
         for path, match in matches
         if match
     ]
+
+
+def _refuse_nameless(template: str) -> None:
+    if "{name}" not in template:
+        raise FullyconvError(
+            "SEG-D003", f"the template {template!r} lacks {{name}}; write for example img/{{name}}.jpg"
+        )
+
+
+def _with_more(
+    root: Path, splits: dict[str, tuple[Pair, ...]], images: Sequence[Found], templates: Sequence[str]
+) -> dict[str, tuple[Pair, ...]]:
+    """The pairs with the further pictures that templates name, whether these are there or not; the doctor looks."""
+    for template in templates:
+        _refuse_nameless(template)
+    found = {root / image.path: image for image in images}
+
+    def filled(pair: Pair, template: str) -> Path:
+        name, *split = found[pair.image].group if pair.image in found else (pair.name,)
+        return root / template.replace("{name}", name).replace("{split}", split[0] if split else "{split}")
+
+    return {
+        split: tuple(replace(pair, more=tuple(filled(pair, template) for template in templates)) for pair in pairs)
+        for split, pairs in splits.items()
+    }
 
 
 def _named(root: Path, pairs: Sequence[tuple[Found, Found]]) -> list[Pair]:
@@ -498,5 +524,5 @@ LAYOUT = Layout(
     "images/ and masks/ under any usual names, in splits or not, or side by side",
     recognise,
     read,
-    options=("images", "masks"),
+    options=("images", "masks", "more"),
 )

@@ -21,13 +21,17 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path) -> Dataset:
-    """The pairs of a manifest; paths in it count from its folder, and a classes file beside it names the classes."""
+    """The pairs of a manifest; paths in it count from its folder, and a classes file beside it names the classes.
+
+    A column `more` lists further pictures of each scene, such as its depth, with ; between them.
+    """
     file = _file(root)
     if file is None:
         raise FullyconvError("SEG-D006", f"{root} is no manifest; expected a file that ends in .csv or .jsonl")
     rows = _rows(file)
     members: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     pairs = _named(file.parent, [_pair(file, number, row) for number, row in enumerate(rows, start=1)])
+    _refuse_uneven(file, pairs)
     for pair, row in zip(pairs, rows, strict=True):
         split = str(row.get("split") or "train").strip()
         members.setdefault(SPLIT_WORDS.get(split.lower(), split), []).append(pair)
@@ -81,7 +85,23 @@ def _pair(file: Path, number: int, row: dict[str, Any]) -> Pair:
         )
     image = file.parent / str(row["image"]).strip()
     mask = str(row["mask"] or "").strip()
-    return Pair(image.stem, image, file.parent / mask if mask else None)
+    return Pair(image.stem, image, file.parent / mask if mask else None, _more(file, row.get("more")))
+
+
+def _more(file: Path, entry: Any) -> tuple[Path, ...]:
+    """The further pictures of a scene: text with ; between them, or in JSON a list."""
+    entries = entry if isinstance(entry, list) else str(entry or "").split(";")
+    return tuple(file.parent / str(one).strip() for one in entries if str(one).strip())
+
+
+def _refuse_uneven(file: Path, pairs: Sequence[Pair]) -> None:
+    other = next((pair for pair in pairs if len(pair.more) != len(pairs[0].more)), None)
+    if other is not None:
+        raise FullyconvError(
+            "SEG-D030",
+            f"{file} lists {len(pairs[0].more)} further pictures for {pairs[0].name}, and {len(other.more)} for "
+            f"{other.name}; every image needs as many",
+        )
 
 
 def _named(home: Path, pairs: Sequence[Pair]) -> list[Pair]:
@@ -97,4 +117,4 @@ def _named(home: Path, pairs: Sequence[Pair]) -> list[Pair]:
     ]
 
 
-LAYOUT = Layout("a .csv or .jsonl file with the columns image, mask and split (manifest)", recognise, read)
+LAYOUT = Layout("a .csv or .jsonl file with the columns image, mask, split and more (manifest)", recognise, read)

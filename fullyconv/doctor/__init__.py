@@ -43,7 +43,7 @@ def check(data: str, *, fix: Path | None = None) -> Examination:
     if fix is None:
         return examine(dataset, splits=splits_once(dataset), limit=CHECK_LIMIT)
     notes = write_cleaned(dataset, fix)
-    copy = open_dataset(f"folder:{fix}")
+    copy = open_dataset(f"{'manifest' if (fix / 'manifest.csv').exists() else 'folder'}:{fix}")
     return examine(copy, splits=splits_once(copy), limit=CHECK_LIMIT).with_notes(*notes)
 
 
@@ -63,6 +63,7 @@ def examine(dataset: Dataset, *, splits: Sequence[str] | None = None, limit: int
         *_missing(dataset, observations),
         *_undecodable(dataset, observations),
         *_unlike_sizes(dataset, observations),
+        *_unlike_pictures(dataset, observations),
         *_illegal_values(dataset, examined),
     )
     classes = _classes(dataset.labels, examined)
@@ -126,6 +127,18 @@ def _unlike_sizes(dataset: Dataset, observations: Sequence[Observation]) -> Iter
                 f"export the masks at the image's size with nearest-neighbour sampling; or {FIX} leaves such pairs out"
             )
         yield _finding(dataset, "SEG-D008", [one.mask_path for one in group], told, cure)
+
+
+def _unlike_pictures(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
+    unlike = [one for one in observations if one.unlike_pictures]
+    if unlike and unlike[0].image is not None:
+        path = unlike[0].unlike_pictures[0]
+        told = (
+            f"{_relative(dataset, path)} is {_size(unlike[0].more[path])} pixels, its image {_size(unlike[0].image)}; "
+            f"{len(unlike)} of {len(observations)} scenes are unlike"
+        )
+        cure = f"export the pictures of a scene at one size, pixel upon pixel; or {FIX} leaves such scenes out"
+        yield _finding(dataset, "SEG-D030", [path for one in unlike for path in one.unlike_pictures], told, cure)
 
 
 def _size(header: Header) -> str:

@@ -1,18 +1,20 @@
 """Write a cleaned copy of a data set: index masks, one classes.json, and no pair that cannot be used."""
 
+import csv
 import json
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from fullyconv.datasets import Dataset
+from fullyconv.datasets import Dataset, Pair
 from fullyconv.datasets.classes import LEVEL_GAP
 from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.errors import FullyconvError
@@ -27,6 +29,8 @@ SMALL_SHARE = 0.2
 
 def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
     """Write the pairs that can be used to a new folder: images/SPLIT/, masks/SPLIT/ and classes.json.
+
+    Further pictures of a scene come to more1/SPLIT/, more2/SPLIT/, ..., and manifest.csv lists which belong together.
 
     Values that no class stands for become the nearest class where smoothing made them, else ignored; masks of 0 and 255
     become background and foreground; masks that lost their image's EXIF turn are turned.
@@ -45,7 +49,10 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
     partial = out.with_name(f".{out.name}-{os.getpid()}")
     partial.mkdir()
     try:
-        left_out = [one.pair for one in observations if not _write_pair(one, labels, partial)]
+        usable = [_write_pair(one, labels, partial) for one in observations]
+        kept = list(compress(observations, usable))
+        if any(one.pair.more for one in kept):
+            _write_manifest(kept, partial)
         plain = LabelSet(labels.names, labels.colors, ignore_index=labels.ignore_index)
         (partial / "classes.json").write_text(json.dumps(plain.to_dict(), indent=1))
         if out.exists():
@@ -54,9 +61,9 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    written = len(observations) - len(left_out)
+    left_out = [one.pair for one, written in zip(observations, usable, strict=True) if not written]
     notes = [
-        f"{out} is a cleaned copy of {dataset.root}: {written} pairs, masks as index PNGs, classes in classes.json"
+        f"{out} is a cleaned copy of {dataset.root}: {len(kept)} pairs, masks as index PNGs, classes in classes.json"
     ]
     if left_out:
         names = ", ".join(pair.name for pair in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
@@ -109,20 +116,44 @@ def nearest_raw(raw: Raw, known: Mapping[Raw, int]) -> Raw:
     return min(known, key=lambda other: int(((np.atleast_1d(other) - own) ** 2).sum()))
 
 
+def _copy_of(one: Observation) -> Pair:
+    """Where the files of a pair come to stand, relative to the copy."""
+    pair = one.pair
+    return Pair(
+        pair.name,
+        Path("images", one.split, f"{pair.name}{pair.image.suffix}"),
+        Path("masks", one.split, f"{pair.name}.png") if pair.mask else None,
+        tuple(
+            Path(f"more{number}", one.split, f"{pair.name}{path.suffix}")
+            for number, path in enumerate(pair.more, start=1)
+        ),
+    )
+
+
+def _write_manifest(kept: Iterable[Observation], out: Path) -> None:
+    with (out / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mask", "split", "more"])
+        for one in kept:
+            copy = _copy_of(one)
+            more = ";".join(path.as_posix() for path in copy.more)
+            writer.writerow([copy.image.as_posix(), copy.mask.as_posix() if copy.mask else "", one.split, more])
+
+
 def _write_pair(one: Observation, labels: LabelSet, out: Path) -> bool:
     """Write one pair; False if it cannot be used."""
     pair = one.pair
     known = {raw for raw, _ in labels.table}
-    unlike = one.differs_in_size and not one.lost_turn
+    unlike = (one.differs_in_size and not one.lost_turn) or one.unlike_pictures
     if one.missing or one.faults or unlike or not one.counts.keys() <= known:
         return False
-    image = out / "images" / one.split / f"{pair.name}{pair.image.suffix}"
-    image.parent.mkdir(parents=True, exist_ok=True)
-    _link(pair.image, image)
-    if pair.mask is not None:
-        mask = out / "masks" / one.split / f"{pair.name}.png"
-        mask.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(mask, _mended(one, pair.mask, labels), labels)
+    copy = _copy_of(one)
+    for source, target in zip(pair.pictures, copy.pictures, strict=True):
+        (out / target).parent.mkdir(parents=True, exist_ok=True)
+        _link(source, out / target)
+    if pair.mask is not None and copy.mask is not None:
+        (out / copy.mask).parent.mkdir(parents=True, exist_ok=True)
+        write_mask(out / copy.mask, _mended(one, pair.mask, labels), labels)
     return True
 
 

@@ -27,6 +27,7 @@ class Observation:
         pair: The pair.
         image: The image's header; None if it cannot be read.
         mask: The mask's header; None if it cannot be read or there is no mask.
+        more: The headers of the further pictures that can be read, by file.
         missing: The files of the pair that do not exist.
         faults: What went wrong with which file.
         counts: Pixels of each raw value or colour; empty for a mask that was not examined.
@@ -38,6 +39,7 @@ class Observation:
     pair: Pair
     image: Header | None = None
     mask: Header | None = None
+    more: dict[Path, Header] = field(default_factory=dict)
     missing: list[Path] = field(default_factory=list)
     faults: list[tuple[Path, FullyconvError]] = field(default_factory=list)
     counts: dict[Raw, int] = field(default_factory=dict)
@@ -58,6 +60,11 @@ class Observation:
     def differs_in_size(self) -> bool:
         """Whether image and mask, both upright, are of unlike size."""
         return self.headers is not None and self.headers[0].size != self.headers[1].size
+
+    @property
+    def unlike_pictures(self) -> list[Path]:
+        """The further pictures of the scene that are not as large as the image."""
+        return [path for path, header in self.more.items() if self.image and header.size != self.image.size]
 
     @property
     def lost_turn(self) -> bool:
@@ -103,11 +110,13 @@ def splits_once(dataset: Dataset) -> list[str]:
 
 def _headers(split: str, pair: Pair) -> Observation:
     one = Observation(split, pair)
-    one.missing = [path for path in (pair.image, pair.mask) if path is not None and not path.is_file()]
+    one.missing = [path for path in (*pair.pictures, pair.mask) if path is not None and not path.is_file()]
     if pair.image not in one.missing:
         one.image = _header(one, pair.image)
     if pair.mask is not None and pair.mask not in one.missing:
         one.mask = _header(one, pair.mask)
+    headers = {path: _header(one, path) for path in pair.more if path not in one.missing}
+    one.more = {path: header for path, header in headers.items() if header is not None}
     return one
 
 
@@ -120,12 +129,12 @@ def _header(one: Observation, path: Path) -> Header | None:
 
 
 def _examine(one: Observation, labels: LabelSet) -> None:
-    """Decode image and mask, and count the mask's values into `one`."""
-    if one.image is not None:
+    """Decode pictures and mask, and count the mask's values into `one`."""
+    for path in (*([one.pair.image] if one.image else []), *one.more):
         try:
-            read_image(one.pair.image, channels=None)
+            read_image(path, channels=None)
         except FullyconvError as fault:
-            one.faults.append((one.pair.image, fault))
+            one.faults.append((path, fault))
     try:
         raw = read_raw_mask(one.mask_path, colors=labels.coded_by_color)
     except FullyconvError as fault:
