@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from fullyconv.datasets import Pair, open_dataset
 from fullyconv.errors import FullyconvError
+from fullyconv.evaluation import evaluate
 from fullyconv.models import create
 from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
@@ -243,6 +244,25 @@ def test_a_run_resumes_on_its_own_data_only(data, whole, tmp_path):
     (other / "masks" / "train" / "00.png").unlink()
     with pytest.raises(FullyconvError, match="SEG-T009"):
         train(other, out=whole, resume=True)
+
+
+def test_another_set_may_be_validated_on(data, tmp_path):
+    other = tmp_path / "other"
+    for number in range(3):
+        for kind, pixels in (("images", np.full((40, 40, 3), number, np.uint8)), ("masks", np.eye(40, dtype=np.uint8))):
+            (other / kind / "val").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(other / kind / "val" / f"{number}.png")
+    shutil.copy(data / "classes.txt", other)
+    shutil.copy(data / "masks" / "val" / "12.png", other / "masks" / "val" / "12.png")  # 255 is ignored here, too
+    shutil.copy(data / "images" / "val" / "12.png", other / "images" / "val" / "12.png")
+    length = {"steps": 2, "batch": 2, "crop": (32, 32), "validations": 1, "workers": 0}
+    train(data, model=TINY, out=tmp_path / "run", val=str(other), **length)
+    told = json.loads((tmp_path / "run" / "evaluation" / "report.json").read_text())
+    assert (told["images"], told["notes"]) == (4, [])
+    assert "SEG-E009" in evaluate(tmp_path / "run", data, split="train").notes[0]
+    train(data, out=tmp_path / "run", resume=True)  # knows what it was validated on
+    with pytest.raises(FullyconvError, match=r"SEG-T020  12 of the 12 images"):
+        train(data, model=TINY, out=tmp_path / "leaky", val=f"folder:{data}?val=train", **length)
 
 
 def test_an_unlabelled_image_is_refused_before_anything_is_written(data, tmp_path):

@@ -42,6 +42,7 @@ class Plan:
     pretrained: str
     bands: tuple[int, ...]
     also: tuple[str, ...]
+    val: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

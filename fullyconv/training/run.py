@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fullyconv import artefact, doctor, metrics
 from fullyconv.datasets import Dataset, open_dataset, with_heads
+from fullyconv.datasets.overlap import Seen, validated_on
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import count, evaluate
 from fullyconv.models import FCN, create, start_from
@@ -83,6 +84,7 @@ def train(
     *,
     model: str | Segmenter = "fcn8s-resnet18",
     also: Sequence[str | Dataset] = (),
+    val: str | Dataset | None = None,
     out: str | Path | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -110,14 +112,15 @@ def train(
     validations: int = 20,
     seed: int = 0,
 ) -> TrainingRun:
-    """Train a fully convolutional network and keep the best model, its scores and pictures in a run folder.
+    """Train a fully convolutional network; keep the best model, its scores and pictures in a run.
 
     Args:
         data: Folder whose layout is recognised, or LAYOUT:PATH.
         model: fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk: any timm network, or vgg16.
-        also: Data sets with other masks of the same images, each for a further head: DATA, or NAME=DATA.
+        also: Other masks of the same images, each for a head: [NAME=]DATA.
+        val: Validate on the val split of other DATA, none of it trained on.
         out: Run folder; runs/DATA-MODEL if left out.
-        epochs: Length in passes over the training images; 100 if nothing is said.
+        epochs: Length in passes over the images; 100 if nothing is said.
         steps: Length in optimiser steps.
         budget: Length in time, such as 90s, 30m or 2h.
         resume: Go on where the run in --out stopped, by its own plan.
@@ -128,7 +131,7 @@ def train(
         lr: Learning rate at the top of the schedule.
         optimizer: adamw or sgd.
         schedule: How the learning rate falls.
-        loss: On the logits at image size; dice and focal are means over each part of a batch.
+        loss: On the logits at image size; dice and focal by parts of a batch.
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are saved; 0 for none.
         growth: Share of the run on smaller samples first; 0 for none.
@@ -148,8 +151,11 @@ def train(
     """
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "resume")}
     begun = time.monotonic()
-    also = also or (_heads_begun_with(out) if resume else ())
+    if resume:
+        also, val = also or _begun_with(out, "also") or (), val or _begun_with(out, "val")
     dataset = with_heads(open_dataset(data), also)
+    if val is not None:
+        dataset = validated_on(dataset, with_heads(open_dataset(val), also))
     fingerprint = _fingerprint(dataset)
     folder = _run_folder(dataset, model, None if out is None else Path(out), resume, fingerprint)
     examinations = [doctor.examine(head, splits=("train", "val")) for head in dataset.heads.values()]
@@ -174,7 +180,7 @@ def train(
         chosen = recipe_of(base, given, dataset.pairs("train"), augment=augment, crop=crop)
         bands = model.bands if isinstance(model, Segmenter) else bands_of(dataset.pairs("train"), channels)
         plan = Plan(
-            data=str(data.root if isinstance(data, Dataset) else data),
+            data=_named(data),
             fingerprint=fingerprint,
             architecture=model.named_architecture()
             if isinstance(model, Segmenter)
@@ -189,7 +195,8 @@ def train(
             class_weights=None,
             pretrained=pretrained,
             bands=bands,
-            also=tuple(str(given.root if isinstance(given, Dataset) else given) for given in also),
+            also=tuple(map(_named, also)),
+            val=None if val is None else _named(val),
         )
     # As --config takes them back: what was chosen, in YAML's own types.
     plain = {
@@ -290,10 +297,11 @@ class _Run:
         from fullyconv.training.loop import Loop, Objective, Pace
 
         labels = {name: head.labels for name, head in self.dataset.heads.items()}
+        seen = Seen.of(self.dataset).to_json() if accelerator.is_main_process else {}
         weight = torch.tensor(plan.class_weights, device=accelerator.device) if plan.class_weights else None
 
         def keep(shown: FCN, name: str, scores: Mapping[str, float]) -> None:
-            facts = {"metrics": dict(scores), "plan": plan.to_json(), "data": plan.fingerprint}
+            facts = {"metrics": dict(scores), "plan": plan.to_json(), "data": {**plan.fingerprint, "seen": seen}}
             several = labels if len(labels) > 1 else None
             first = self.dataset.labels
             artefact.save(self.folder / name, shown, first, plan.architecture, facts, bands=plan.bands, heads=several)
@@ -360,7 +368,7 @@ class _Run:
                 self._evaluate()
                 write_report(self.folder)
         except KeyboardInterrupt:
-            again = shlex.join(["fullyconv", "evaluate", str(self.folder), self.plan.data])
+            again = shlex.join(["fullyconv", "evaluate", str(self.folder), self.plan.val or self.plan.data])
             raise KeyboardInterrupt(f"trained, but the report is not drawn; score the model with: {again}") from None
         accelerator.wait_for_everyone()
         accelerator.end_training()
@@ -396,10 +404,15 @@ def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
     return mine
 
 
-def _heads_begun_with(out: str | Path | None) -> tuple[str, ...]:
-    """What `also` was when the run in a folder was begun."""
+def _named(data: str | Path | Dataset) -> str:
+    """How a data set is given on the command line, as far as that can be."""
+    return str(data.root if isinstance(data, Dataset) else data)
+
+
+def _begun_with(out: str | Path | None, option: str) -> Any:
+    """What an option was when the run in a folder was begun; None if there is no run."""
     plan = Path(out) / "plan.json" if out is not None else None
-    return tuple(json.loads(plan.read_text(encoding="utf-8"))["also"]) if plan and plan.is_file() else ()
+    return json.loads(plan.read_text(encoding="utf-8"))[option] if plan and plan.is_file() else None
 
 
 def _saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:
