@@ -39,8 +39,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-D002": Fault(
         "The layout is not recognised",
-        "The folder looks like none of the layouts: CamVid, PASCAL VOC, SBD, Cityscapes, ADE20K, a manifest, or images "
-        "beside masks.",
+        "The folder looks like none of the layouts: CamVid, PASCAL VOC, PASCAL-Context, SBD, NYUDv2, SIFT Flow, "
+        "Cityscapes, ADE20K, a manifest, or images beside masks.",
         "Put pictures into images/ and label maps of the same names into masks/, name another layout as LAYOUT:PATH, "
         "or write a manifest: a CSV file with the columns image and mask.",
     ),

@@ -226,3 +226,23 @@ def test_unknown_task_of_pascal_context_is_refused(context: Path) -> None:
 def test_forced_layout_that_does_not_fit_is_refused(tmp_path: Path, layout: str) -> None:
     with pytest.raises(FullyconvError, match="SEG-D003"):
         open_dataset(f"{layout}:{tmp_path}")
+
+
+# The real ones, where they are
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("sbd:{0}/sbd?voc={0}/VOCdevkit/VOC2011", {"train": 8498, "seg11valid": 736}),
+        ("nyud:{0}/nyud", {"train": 381, "val": 414, "test": 654}),
+        ("siftflow:{0}/siftflow?val=test", {"train": 2486, "test": 200}),
+        ("pascal_context:{0}/pascal_context", {"train": 4998, "val": 5105}),
+    ],
+)
+def test_real_splits_have_the_papers_sizes(data_root: Path, data: str, expected: dict[str, int]) -> None:
+    folder = Path(data.partition(":")[2].partition("?")[0].format(data_root))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    splits = open_dataset(data.format(data_root)).splits
+    assert {split: len(splits[split]) for split in expected} == expected
