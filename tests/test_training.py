@@ -28,7 +28,7 @@ from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
-from fullyconv.training.loop import Average, Objective, Pace
+from fullyconv.training.loop import Average, Pace
 from fullyconv.training.plan import Plan, crop_for, recipe_of, seconds_of, steps_of
 from fullyconv.training.recipes import CVPR15, RECIPES, Recipe, learning_rate_factor
 from fullyconv.transforms import Augmentation
@@ -59,6 +59,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "last" / "model.safetensors")
+
+
+def losses_of(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
 def equal(first: Path, second: Path) -> bool:
@@ -300,6 +305,29 @@ def test_the_papers_recipes_train_on_whole_images(data, tmp_path, recipe):
     assert plan["recipe"]["batch"] == {"cvpr15": 20, "heavy": 1}[recipe]
 
 
+def test_a_mean_takes_the_steps_of_a_sum_at_a_converted_rate(data, tmp_path, capfd):
+    runs = {}
+    for reduction in ("sum", "mean", "image"):
+        options = {"recipe": "heavy", "reduction": reduction, "steps": 3, "validations": 1, "workers": 0}
+        runs[reduction] = train(data, model="fcn16s-test_convnext", out=tmp_path / reduction, **options).run
+        said = capfd.readouterr().err
+        assert ("2944 counted pixels an image" in said) == (reduction != "sum")  # 46 rows of 64 are not ignored
+    summed, losses_summed = weights(runs["sum"]), losses_of(runs["sum"])
+    for reduction in ("mean", "image"):
+        recipe = json.loads((runs[reduction] / "plan.json").read_text())["recipe"]
+        assert recipe["learning_rate"] == pytest.approx(1e-10 * 2944, rel=1e-12)
+        assert recipe["weight_decay"] == pytest.approx(5e-4 / 2944, rel=1e-12)
+        assert [2944 * loss for loss in losses_of(runs[reduction])] == pytest.approx(losses_summed, rel=1e-5)
+        name = "score_layers.stride32.weight"  # it starts at zero, so nothing but the steps is in it
+        torch.testing.assert_close(weights(runs[reduction])[name], summed[name], rtol=1e-4, atol=1e-12)
+
+
+def test_a_rate_that_is_given_is_not_converted(data, tmp_path):
+    run = train(data, model=TINY, out=tmp_path / "run", recipe="heavy", reduction="mean", lr=1e-4, steps=1, workers=0)
+    recipe = json.loads((run.run / "plan.json").read_text())["recipe"]
+    assert (recipe["learning_rate"], recipe["weight_decay"], recipe["reduction"]) == (1e-4, 5e-4, "mean")
+
+
 def test_an_infinite_loss_is_said_with_a_cure(data, tmp_path):
     with pytest.raises(FullyconvError, match=r"SEG-T008.*--lr"):
         train(data, model=TINY, out=tmp_path / "run", recipe="heavy", lr=1e30, steps=20, workers=0)
@@ -336,24 +364,6 @@ def test_images_of_unlike_size_are_padded_and_ignored(data, tmp_path):
     image, mask = next(source)
     assert image.shape == (2, 3, 60, 64)
     assert sorted((each != 255).sum().item() for each in mask) == [20 * 60, 46 * 64]
-
-
-def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
-    torch.manual_seed(0)
-    model = create(TINY, 3).double().eval()
-    for layer in model.score_layers.values():
-        torch.nn.init.normal_(layer.weight)
-    image, target = torch.rand(4, 3, 40, 40).double(), torch.randint(0, 3, (4, 1, 40, 40))
-    target[0] = 255
-    objective = Objective(model, "cross_entropy", torch.tensor([1.0, 2.0, 3.0]).double(), 255)
-    gradients = []
-    for parts in ([slice(0, 4)], [slice(0, 2), slice(2, 4)]):
-        model.zero_grad()
-        amount = sum(objective.amount(target[part]) for part in parts)
-        for part in parts:
-            (objective(image[part], target[part]) / amount).backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-9)
 
 
 def test_the_average_is_young_at_first_and_lags_behind_later():

@@ -23,7 +23,7 @@ from fullyconv.models import FCN
 from fullyconv.sampling import seed_of
 from fullyconv.training import checkpoints
 from fullyconv.training.loading import Feed
-from fullyconv.training.recipes import Loss, Recipe, learning_rate_factor
+from fullyconv.training.recipes import Loss, Recipe, Reduction, learning_rate_factor
 
 Batch = tuple[Tensor, Tensor]
 
@@ -78,18 +78,27 @@ class Objective(nn.Module):
 
     Args:
         model: Scored on its grid; the upsampling is part of the loss.
-        loss: Cross-entropy gives the sum over pixels, each weighted by its class, to be divided by the weight of the
-            whole step; Dice and focal give means over the batch.
+        loss: Cross-entropy gives the sum over pixels, each weighted by its class; Dice and focal give means over the
+            batch.
         weight: Of each class `(K,)`, or None.
         ignore_index: Mask value of pixels that do not count.
         heads: How many of the K classes each head has, in order; one head if left out. Heads share all but their score
             channels, and each has a loss of its own, against a mask of its own.
+        reduction: With `image`, cross-entropy divides the sum of each image by its own `amount`, as Caffe does with
+            `normalize: true`; else the sum is left to be divided by whoever knows the whole step.
 
     Source: for heads, Long, Shelhamer and Darrell 2015, section 5, on SIFT Flow.
     """
 
     def __init__(
-        self, model: FCN, loss: Loss, weight: Tensor | None, ignore_index: int, *, heads: Sequence[int] = ()
+        self,
+        model: FCN,
+        loss: Loss,
+        weight: Tensor | None,
+        ignore_index: int,
+        *,
+        heads: Sequence[int] = (),
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         self.model = model
@@ -97,14 +106,22 @@ class Objective(nn.Module):
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.heads = list(heads) or [model.num_classes]
+        self.by_image = loss == "cross_entropy" and reduction == "image"
 
     def forward(
         self, image: Float[Tensor, "n c height width"], target: Int[Tensor, "n heads height width"]
     ) -> Float[Tensor, " heads"]:
         """The loss of each head."""
-        blocks = torch.split(self.model.scores(image).float(), self.heads, dim=1)
+        scores = self.model.scores(image)
+        if not self.by_image:
+            return self._losses(scores, target)
+        pairs = list(zip(torch.split(scores, 1), torch.split(target, 1), strict=True))
+        return torch.stack([self._losses(score, mask) / _or_one(self.amount(mask)) for score, mask in pairs]).sum(0)
+
+    def _losses(self, scores: Tensor, target: Tensor) -> Tensor:
+        blocks = torch.split(scores, self.heads, dim=1)
         parts = zip(blocks, target.unbind(1), self._weights(), strict=True)
-        return torch.stack([self._loss_of(scores, mask, weight) for scores, mask, weight in parts])
+        return torch.stack([self._loss_of(block, mask, weight) for block, mask, weight in parts])
 
     def _weights(self) -> Sequence[Tensor | None]:
         """The class weights of each head."""
@@ -359,9 +376,9 @@ class Loop:
         processes: int = self.accelerator.num_processes
         if self.objective.loss != "cross_entropy":
             return [1 / len(parts)] * len(amounts)
-        if self.recipe.reduction == "sum":
-            return [processes / self.recipe.batch] * len(amounts)
-        return [processes / max(amount, 1e-12) for amount in amounts]
+        if self.recipe.reduction == "mean":
+            return [processes / (amount or 1.0) for amount in amounts]
+        return [processes / self.recipe.batch] * len(amounts)
 
     def _silent(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.accelerator.no_sync(self.wrapped)
@@ -417,6 +434,11 @@ class Loop:
             return mine
         shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.reduce(shared, reduction="sum"))
+
+
+def _or_one(amount: Tensor) -> Tensor:
+    """What a sum is divided by: one where nothing counts, since the sum is 0 then."""
+    return torch.where(amount > 0, amount, 1)
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

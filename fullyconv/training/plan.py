@@ -14,8 +14,16 @@ from fullyconv import artefact, images, losses
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
 from fullyconv.models import IMAGENET_MEAN, IMAGENET_STD, Alignment, Upscoring
-from fullyconv.training.loading import Decoder
-from fullyconv.training.recipes import AUGMENTATIONS, LEAST_SMALL_CROP, PLAIN_CROPS, SMALL, Augment, Recipe
+from fullyconv.training.loading import Decoder, Samples
+from fullyconv.training.recipes import (
+    AUGMENTATIONS,
+    LEAST_SMALL_CROP,
+    PLAIN_CROPS,
+    SMALL,
+    Augment,
+    Recipe,
+    Reduction,
+)
 from fullyconv.transforms import Augmentation
 
 DEFAULT_EPOCHS = 100
@@ -26,12 +34,16 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what a run computes; kept as plan.json, and what `--resume` follows."""
+    """Everything that decides what a run computes; kept as plan.json, and what `--resume` follows.
+
+    `reduction` is the wanted one: until the data are seen, the recipe may hold the one that its rate is meant for.
+    """
 
     data: str
     fingerprint: dict[str, Any]
     architecture: dict[str, Any]
     recipe: Recipe
+    reduction: Reduction
     seed: int
     steps: int | None
     budget_seconds: float | None
@@ -211,6 +223,21 @@ def class_weights_of(decoder: Decoder, balance: Literal["log", "median"]) -> tup
         for mask, count in zip(decoder[index][1].flatten(1).long(), counts, strict=True):
             count += torch.bincount(mask[mask != decoder.ignore_index], minlength=len(count))
     return tuple(weight for count in counts for weight in losses.class_weights(count, balance).tolist())
+
+
+def counted_pixels(samples: Samples, class_weights: Sequence[float] | None) -> float:
+    """How many pixels count in a training image, each as much as its class, on average over an epoch and all heads."""
+    decoder = samples.decoder
+    sizes = [len(labels) for _, labels in decoder.heads]
+    weights = torch.split(torch.tensor(class_weights or [1.0] * sum(sizes), dtype=torch.float64), sizes)
+    total = 0.0
+    for position in range(len(decoder.pairs)):
+        sample = samples[position]
+        if isinstance(sample, FullyconvError):
+            raise sample
+        for mask, weight in zip(sample.masks, weights, strict=True):
+            total += float(weight[mask[mask != decoder.ignore_index].long()].sum())
+    return total / (len(decoder.pairs) * len(sizes))
 
 
 def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:

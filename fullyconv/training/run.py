@@ -38,13 +38,14 @@ from fullyconv.training.plan import (
     architecture_of,
     bands_of,
     class_weights_of,
+    counted_pixels,
     precision_of,
     recipe_of,
     seconds_of,
     stage_of,
     steps_of,
 )
-from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for
+from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -98,6 +99,7 @@ def train(
     optimizer: Literal["adamw", "sgd"] | None = None,
     schedule: Literal["poly", "cosine", "constant"] | None = None,
     loss: Literal["cross_entropy", "dice", "focal"] | None = None,
+    reduction: Literal["mean", "image", "sum"] | None = None,
     balance: Literal["none", "log", "median"] | None = None,
     ema: float | None = None,
     growth: float | None = None,
@@ -132,6 +134,7 @@ def train(
         optimizer: adamw or sgd.
         schedule: How the learning rate falls.
         loss: On the logits at image size; dice and focal by parts of a batch.
+        reduction: How pixels share a loss; between mean and sum, SGD's rate is converted.
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are saved; 0 for none.
         growth: Share of the run on smaller samples first; 0 for none.
@@ -171,6 +174,7 @@ def train(
             "optimizer": optimizer,
             "schedule": schedule,
             "loss": loss,
+            "reduction": reduction if lr is not None else None,  # a rate that is given is meant for it
             "balance": balance,
             "ema": ema,
             "growth": growth,
@@ -186,6 +190,7 @@ def train(
             if isinstance(model, Segmenter)
             else architecture_of(model, dataset, bands, upscore, dropout, alignment),
             recipe=chosen,
+            reduction=reduction or chosen.reduction,
             seed=seed,
             steps=steps_of(epochs, steps, budget, len(dataset.pairs("train")), chosen.batch),
             budget_seconds=seconds_of(budget) if budget else None,
@@ -275,6 +280,7 @@ class _Run:
         )
         if plan.recipe.balance != "none" and plan.class_weights is None:
             plan = replace(plan, class_weights=class_weights_of(decoder, plan.recipe.balance))
+        plan, conversion = _converted(plan, decoder)
         with StopRequest() as stop:
             loop = self._loop(plan, network, decoder.ignore_index, accelerator)
             if goes_on:
@@ -286,7 +292,7 @@ class _Run:
             if tracker:
                 accelerator.init_trackers("tensorboard")
             journal = Journal(self.folder, accelerator, from_step=loop.state.step)
-            for line in _introduction(plan, self.examinations, network, loop.state.step, start):
+            for line in [*_introduction(plan, self.examinations, network, loop.state.step, start), *conversion]:
                 journal.say(line)
             with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
                 self._fit(loop, feed, journal, stop)
@@ -319,7 +325,14 @@ class _Run:
 
         return Loop(
             network,
-            Objective(network, plan.recipe.loss, weight, ignore_index, heads=list(map(len, labels.values()))),
+            Objective(
+                network,
+                plan.recipe.loss,
+                weight,
+                ignore_index,
+                heads=list(map(len, labels.values())),
+                reduction=plan.recipe.reduction,
+            ),
             plan.recipe,
             optimizer_of(plan.recipe, parameter_groups(plan.recipe, network)),
             accelerator,
@@ -336,9 +349,8 @@ class _Run:
         recipe = plan.recipe
 
         def open_at(step: int, small: bool) -> Generator[tuple[Tensor, Tensor], None, None]:
-            shrunk = recipe.augmentation.shrunk(SMALL) if small and recipe.augmentation else recipe.augmentation
             return batches(
-                Samples(decoder, Stream(plan.seed, len(decoder.pairs)), shrunk),
+                _samples(plan, decoder, small=small),
                 step=step,
                 batch=recipe.batch,
                 parts=plan.parts,
@@ -550,6 +562,27 @@ def _fingerprint(dataset: Dataset) -> dict[str, Any]:
         "fingerprint": digest.hexdigest(),
         "images": {split: len(pairs) for split, pairs in dataset.splits.items()},
     }
+
+
+def _converted(plan: Plan, decoder: Decoder) -> tuple[Plan, list[str]]:
+    """The plan with its loss reduced as wanted, and a sentence if that changed the learning rate."""
+    recipe = plan.recipe
+    if recipe.reduction == plan.reduction:
+        return plan, []
+    pixels = counted_pixels(_samples(plan, decoder), plan.class_weights)
+    changed = reduced(recipe, plan.reduction, pixels)
+    told = (
+        f"the loss is reduced by {changed.reduction}, not by {recipe.reduction}: at {pixels:.6g} counted pixels an "
+        f"image, a learning rate of {recipe.learning_rate:g} becomes {changed.learning_rate:.6g} and a decay of "
+        f"{recipe.weight_decay:g} becomes {changed.weight_decay:.6g}, so that the steps stay as they were"
+    )
+    return replace(plan, recipe=changed), [told] if changed.learning_rate != recipe.learning_rate else []
+
+
+def _samples(plan: Plan, decoder: Decoder, *, small: bool = False) -> Samples:
+    augmentation = plan.recipe.augmentation
+    shrunk = augmentation.shrunk(SMALL) if small and augmentation else augmentation
+    return Samples(decoder, Stream(plan.seed, len(decoder.pairs)), shrunk)
 
 
 def _introduction(
