@@ -316,6 +316,13 @@ FAULTS: dict[str, Fault] = {
         "A network that was trained with --also has a head for each set of labels, each with a name of its own.",
         "Take one of the names in the message; without --head, the first head answers.",
     ),
+    "SEG-M041": Fault(
+        "The streams do not share out the bands",
+        "In a late fusion each stream is a network that sees some bands of the image, in order; together they see all. "
+        "Each may start from weights of its own.",
+        "Give --streams the bands of each, such as 3,1 for colours and depth, and --pretrained one file, or one for each "
+        "stream.",
+    ),
     # P: prediction
     "SEG-P001": Fault(
         "No images to predict",

@@ -78,6 +78,25 @@ def transplant(target: nn.Module, source: Mapping[str, Tensor]) -> Transplant:
     )
 
 
+def with_bands(weight: Float[Tensor, "out bands h w"], channels: int) -> Float[Tensor, "out channels h w"]:
+    """A first layer's kernels for images of another number of bands.
+
+    The kernels of the bands that there are stay, and every further band gets their mean. Where there are fewer bands,
+    each gets the mean, made so much stronger that grey images excite the layer as they did before.
+
+    Args:
+        weight: Such as a classifier's for RGB.
+        channels: Bands of the images.
+
+    Source: `conv1_1_bgrd` in the authors' nyud-fcn32s-color-d.
+    """
+    bands = weight.shape[1]
+    mean = weight.mean(1, keepdim=True)
+    if channels < bands:
+        return (mean * (bands / channels)).expand(-1, channels, -1, -1).clone()
+    return torch.cat((weight, mean.expand(-1, channels - bands, -1, -1)), 1)
+
+
 @dataclass(frozen=True)
 class Call:
     """A function that a network called on a map.

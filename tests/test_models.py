@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.models import FCN, Upscore, _from_hub, _least_size, create, start_from
-from fullyconv.models.trunks import TimmTrunk, with_bands
+from fullyconv.models.trunks import TimmTrunk
 from fullyconv.surgery import trace
 
 TINY = "fcn8s-test_resnet"
@@ -204,16 +204,6 @@ def test_an_unreachable_vgg16_is_said_too(monkeypatch):
 
     monkeypatch.setattr("torchvision.models.vgg16", offline)
     with pytest.raises(FullyconvError, match=r"SEG-M003.*vgg16"):
-        _from_hub("vgg16", 3)
+        _from_hub("vgg16")
     with pytest.raises(FullyconvError, match=r"SEG-M003.*--pretrained FILE"):
-        _from_hub("alexnet", 3)
-
-
-def test_weights_for_more_bands_answer_grey_as_before():
-    state = {"weight": torch.randn(4, 3, 3, 3), "bias": torch.randn(4)}
-    grey = torch.rand(1, 1, 8, 8)
-    before = F.conv2d(grey.expand(-1, 3, -1, -1), state["weight"], state["bias"])
-    for bands in (1, 5):
-        wide = with_bands(state, bands)
-        after = F.conv2d(grey.expand(-1, bands, -1, -1), wide["weight"], wide["bias"])
-        assert torch.allclose(after, before, atol=1e-5)
+        _from_hub("alexnet")

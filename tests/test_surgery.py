@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fullyconv.geometry import Grid
-from fullyconv.surgery import bilinear_kernel, blueprint, conv_to_linear, linear_to_conv, trace, transplant
+from fullyconv.surgery import bilinear_kernel, blueprint, conv_to_linear, linear_to_conv, trace, transplant, with_bands
 
 
 def test_convolution_equals_the_linear_layer_it_was():
@@ -60,6 +60,24 @@ class Branches(nn.Module):
         joined = first + self.wide(first)
         last = self.last(joined.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return [first, last, self.transposed(last)]
+
+
+def test_further_bands_get_the_mean_of_the_kernels_that_stay():
+    """Checklist E8."""
+    weight = torch.randn(4, 3, 3, 3)
+    wide = with_bands(weight, 5)
+    assert torch.equal(wide[:, :3], weight)
+    assert torch.equal(wide[:, 3], weight.mean(1))
+    assert torch.equal(wide[:, 4], weight.mean(1))
+    assert torch.equal(with_bands(weight, 3), weight)
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_fewer_bands_answer_grey_as_before(bands):
+    weight, grey = torch.randn(4, 3, 3, 3), torch.rand(1, 1, 8, 8)
+    before = F.conv2d(grey.expand(-1, 3, -1, -1), weight)
+    after = F.conv2d(grey.expand(-1, bands, -1, -1), with_bands(weight, bands))
+    assert torch.allclose(after, before, atol=1e-5)
 
 
 def test_trace_composes_the_grids_of_all_outputs():

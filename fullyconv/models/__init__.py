@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from fullyconv.means import statistics
 from fullyconv.models.caffe import in_our_names
 from fullyconv.models.classic import CLASSICS, ClassicFCN, ClassicTrunk, Geometry, torchvision_names
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
-from fullyconv.models.trunks import TimmTrunk, unreachable, with_bands
-from fullyconv.models.weights import read_weights
+from fullyconv.models.streams import LateFusion
+from fullyconv.models.trunks import TimmTrunk, in_bands, unreachable
+from fullyconv.models.weights import Weights, read_weights
 from fullyconv.surgery import Transplant, trace, transplant
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "ClassicFCN",
     "ClassicTrunk",
     "Geometry",
+    "LateFusion",
     "TimmTrunk",
     "Upscore",
     "Upscoring",
@@ -49,6 +52,7 @@ def create(
     dropout: float = 0.0,
     alignment: Alignment = "grid",
     geometry: Geometry = "same",
+    streams: Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     pretrained: bool = False,
@@ -67,13 +71,39 @@ def create(
             centre of its block of pixels, as `F.interpolate(align_corners=False)` does: for comparison, and for weights
             that were trained that way.
         geometry: `caffe` pads, pools and crops as the authors' release does, for their weights; of the paper's trunks.
+        streams: How many bands each of several such networks sees, in order; their scores are averaged (late fusion).
+            If left out, one network sees them all.
         mean: Of each band, in [0, 1]; ImageNet's for RGB, 0.5 for other bands if left out.
         std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
         pretrained: Whether timm's weights are fetched from the hub.
 
     Raises:
-        FullyconvError: SEG-M001 for an unknown name; SEG-M002, SEG-M003 for a trunk that does not fit.
+        FullyconvError: SEG-M001 for an unknown name; SEG-M002, SEG-M003 for a trunk that does not fit; SEG-M041 for
+            streams that are not of all bands.
     """
+    if streams is not None:
+        if sum(streams) != channels:
+            raise FullyconvError(
+                "SEG-M041", f"streams must share out the {channels} bands of the images, got {_added(streams)}"
+            )
+        ends = list(accumulate(streams))
+        return LateFusion(
+            [
+                create(
+                    name,
+                    num_classes,
+                    channels=bands,
+                    upscore=upscore,
+                    dropout=dropout,
+                    alignment=alignment,
+                    geometry=geometry,
+                    mean=mean and mean[end - bands : end],
+                    std=std and std[end - bands : end],
+                    pretrained=pretrained,
+                )
+                for bands, end in zip(streams, ends, strict=True)
+            ]
+        )
     match = re.fullmatch(r"fcn(32|16|8|4)s-(atonce-)?(.+)", name)
     if not match:
         known = ["fcn8s-resnet18", "fcn32s-resnet18", "fcn16s-resnet18", "fcn4s-resnet18", "fcn8s-vgg16"]
@@ -116,6 +146,10 @@ def create(
     )
 
 
+def _added(numbers: Sequence[int]) -> str:
+    return f"{' + '.join(map(str, numbers))} = {sum(numbers)}"
+
+
 def _at_once(taps: int) -> list[float]:
     """The authors' scales of the taps, finest first: 1 for the coarsest, 0.01 for pool4, 0.0001 for pool3."""
     return [0.01 ** (taps - 1 - number) for number in range(taps)]
@@ -126,11 +160,11 @@ def _trunk(name: str, strides: Sequence[int], channels: int, geometry: Geometry,
         return TimmTrunk(name, strides, channels=channels, pretrained=pretrained)
     trunk = ClassicTrunk(name, strides, channels=channels, geometry=geometry)
     if pretrained:
-        transplant(trunk, _from_hub(name, channels))
+        transplant(trunk, in_bands(_from_hub(name), trunk, channels))
     return trunk
 
 
-def _from_hub(name: str, channels: int) -> dict[str, Tensor]:
+def _from_hub(name: str) -> dict[str, Tensor]:
     """The weights of one of the paper's classifiers under its trunk's names."""
     if name != "vgg16":
         raise FullyconvError(
@@ -141,10 +175,7 @@ def _from_hub(name: str, channels: int) -> dict[str, Tensor]:
         state = torchvision.models.vgg16(weights="IMAGENET1K_V1").state_dict()
     except (OSError, RuntimeError) as error:
         raise unreachable(name, error) from error
-    state = {_renamed(key, torchvision_names()): tensor for key, tensor in state.items()}
-    if channels != 3:
-        state["conv1_1.weight"] = with_bands({"weight": state["conv1_1.weight"]}, channels)["weight"]
-    return state
+    return {_renamed(key, torchvision_names()): tensor for key, tensor in state.items()}
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
@@ -168,33 +199,58 @@ def _centred(grid: Grid) -> Grid:
     return Grid(grid.stride, (grid.stride - 1) / 2, grid.field)
 
 
-def start_from(model: FCN, file: Path) -> Transplant:
+def start_from(model: FCN, *files: Path) -> Transplant:
     """Takes over the weights of a file that fit, changing `model`: its own, another FCN's, or a classifier's.
 
-    Weights of Caffe bring the mean and the division along that they were trained with.
+    Weights of Caffe bring the mean and the division along that they were trained with. Where the network sees more
+    bands than the three of the file, its first layer keeps the file's kernels and gives further bands their mean.
 
     Args:
         model: The network that receives them.
-        file: `.safetensors`, a `.pth` of plain tensors, or a `.caffemodel`.
+        files: `.safetensors`, a `.pth` of plain tensors, or a `.caffemodel`. A late fusion takes its own, or one file
+            for each tower, or one for all of them.
 
     Returns:
         Which weights were taken, which were dropped, and which of the network's own stayed as they were.
 
     Raises:
         FullyconvError: SEG-M004 or SEG-M020 if the file cannot be read, SEG-M005 if nothing in it fits, SEG-M021 if
-            its upsampling kernels were trained and the network's are fixed.
+            its upsampling kernels were trained and the network's are fixed; SEG-M041 if the files are not as many as
+            the towers.
     """
-    weights = read_weights(file)
+    weights = [read_weights(file) for file in files]
+    towers = list(model.towers) if isinstance(model, LateFusion) else [model]
+    if len(files) not in (1, len(towers)):
+        raise FullyconvError(
+            "SEG-M041",
+            f"got {len(files)} weight files for a network of {len(towers)} streams; give one for each, or one for all",
+        )
+    if not isinstance(model, LateFusion) or any(name.startswith("towers.") for name in weights[0].tensors):
+        return _start(model, weights[0])
+    each = weights * len(towers) if len(weights) == 1 else weights
+    return _joined([_start(tower, of_tower) for tower, of_tower in zip(towers, each, strict=True)])
+
+
+def _joined(towers: Sequence[Transplant]) -> Transplant:
+    """What became of the weights of all towers, under the names that they have in a late fusion."""
+
+    def named(part: str) -> tuple[str, ...]:
+        return tuple(f"towers.{number}.{name}" for number, tower in enumerate(towers) for name in getattr(tower, part))
+
+    return Transplant(named("kept"), named("dropped"), named("missing"))
+
+
+def _start(model: FCN, weights: Weights) -> Transplant:
     own = set(model.state_dict())
     if weights.caffe:
-        renamed = in_our_names(weights, model) | (_caffes_statistics() if model.mean.shape[1] == 3 else {})
+        renamed = in_our_names(weights, model) | _caffes_statistics()
     else:
         renamed = {_own_name(name, own): tensor for name, tensor in weights.tensors.items()}
-    taken = transplant(model, renamed)
-    if not any(name.startswith("trunk.") for name in taken.kept):
+    taken = transplant(model, in_bands(renamed, model, model.mean.shape[1]))
+    if not any("trunk." in name for name in taken.kept):
         raise FullyconvError(
             "SEG-M005",
-            f"no weights in {file} fit the network: it holds {', '.join(list(weights.tensors)[:3])}, ..., the network "
+            f"no weights in {weights.file} fit the network: it holds {', '.join(list(weights.tensors)[:3])}, ..., the network "
             f"wants {', '.join(sorted(own)[:3])}, ...; choose the model whose trunk the file was made for",
         )
     return taken

@@ -1,13 +1,15 @@
 """Trunks: classification networks without their heads, as lists of feature maps from fine to coarse."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
+from fullyconv.surgery import transplant, with_bands
 
 
 class TimmTrunk(nn.Module):
@@ -50,9 +52,10 @@ class TimmTrunk(nn.Module):
                 f"use fcn{coarsest}s-{name} or another network",
             )
         try:
-            self.network = timm.create_model(
-                name, features_only=True, out_indices=indices, in_chans=channels, pretrained=pretrained
-            )
+            self.network = _feature_maps(name, indices, channels, pretrained=pretrained and channels <= 3)
+            if pretrained and channels > 3:
+                colors = _feature_maps(name, indices, 3, pretrained=True).state_dict()
+                transplant(self.network, in_bands(colors, self.network, channels))
         except (OSError, RuntimeError, ValueError) as error:
             raise unreachable(name, error) from error
 
@@ -66,11 +69,33 @@ def _reductions(name: str) -> list[int]:
     return list(network.feature_info.reduction())
 
 
-def with_bands(state: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """A first layer's weights for other than three bands: each the mean of the three, and as strong in sum."""
-    weight = state["weight"]
-    mean = weight.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (weight.shape[1] / channels)
-    return {**state, "weight": mean}
+def _feature_maps(name: str, indices: Sequence[int], channels: int, *, pretrained: bool) -> nn.Module:
+    network: nn.Module = timm.create_model(
+        name, features_only=True, out_indices=indices, in_chans=channels, pretrained=pretrained
+    )
+    return network
+
+
+def in_bands(source: Mapping[str, Tensor], network: nn.Module, channels: int) -> dict[str, Tensor]:
+    """The weights of a network for RGB as one for other bands takes them.
+
+    Its first layer is as `with_bands` gives it; of `mean` and `std`, the first three are the source's.
+
+    Args:
+        source: By the names of `network`.
+        network: Tells the shapes.
+        channels: Bands of its images.
+    """
+    own = network.state_dict()
+
+    def fitted(name: str, tensor: Tensor) -> Tensor:
+        if name not in own or tensor.ndim != 4 or (tensor.shape[1], own[name].shape[1]) != (3, channels):
+            return tensor
+        if name in ("mean", "std"):
+            return torch.cat((tensor, own[name][:, 3:]), 1) if channels > 3 else own[name]
+        return with_bands(tensor, channels)
+
+    return {name: fitted(name, tensor) for name, tensor in source.items()}
 
 
 def unreachable(name: str, error: Exception) -> FullyconvError:
