@@ -92,7 +92,7 @@ def in_bands(source: Mapping[str, Tensor], network: nn.Module, channels: int) ->
         if name not in own or tensor.ndim != 4 or (tensor.shape[1], own[name].shape[1]) != (3, channels):
             return tensor
         if name in ("mean", "std"):
-            return torch.cat((tensor, own[name][:, 3:]), 1) if channels > 3 else own[name]
+            return torch.cat((tensor, own[name][:, 3:]), 1) if channels >= 3 else own[name]
         return with_bands(tensor, channels)
 
     return {name: fitted(name, tensor) for name, tensor in source.items()}
