@@ -176,6 +176,14 @@ def test_a_run_folder_tells_all(whole):
     assert Plan.from_json(json.loads((whole / "plan.json").read_text())).recipe.batch == 4
 
 
+def test_a_run_without_a_report_is_scored_all_the_same(data, whole, tmp_path):
+    run = train(data, model=TINY, out=tmp_path / "run", steps=12, batch=4, crop=(32, 32), workers=0, report=False)
+    assert equal(whole, run.run)
+    assert set(run.best) >= {"mean_iou", "pixel_accuracy"}
+    assert not {"evaluation", "plots", "report.html"} & {item.name for item in run.run.iterdir()}
+    assert "report.html" not in str(run)
+
+
 def test_a_network_learns_the_squares(data, tmp_path):
     run = train(
         data,

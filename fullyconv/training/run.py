@@ -72,11 +72,12 @@ class TrainingRun:
 
     def __str__(self) -> str:
         scores = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f}" for name, value in self.best.items())
+        page = self.run / "report.html"
+        look = f"look at    {page}\n" if page.exists() else ""
         return (
             f"{self.run}: best on val: {scores}; "
             f"{self.epochs:.1f} epochs, {self.steps} steps in {self.minutes:.1f} min\n"
-            f"look at    {self.run / 'report.html'}\n"
-            f"predict    fullyconv predict {self.run} PHOTOS --out masks/"
+            f"{look}predict    fullyconv predict {self.run} PHOTOS --out masks/"
         )
 
 
@@ -112,6 +113,7 @@ def train(
     precision: Precision = "auto",
     workers: int | None = None,
     validations: int = 20,
+    report: bool = True,
     seed: int = 0,
 ) -> TrainingRun:
     """Train a fully convolutional network; keep the best model, its scores and pictures in a run.
@@ -138,7 +140,7 @@ def train(
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are saved; 0 for none.
         growth: Share of the run on smaller samples first; 0 for none.
-        augment: default, paper (whole images, mirrored and moved by up to 32 pixels), or none.
+        augment: paper mirrors and shifts whole images.
         crop: Height and width of training samples.
         upscore: Whether the kernels between taps are trained.
         dropout: Before the coarsest score layer.
@@ -147,6 +149,7 @@ def train(
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment.
         validations: How often the run is validated.
+        report: Draw the report at the end; evaluate can do so later.
         seed: Of everything that chance decides.
 
     Example:
@@ -212,7 +215,7 @@ def train(
     with _processes() as state:
         plan = replace(plan, precision=_agreed(precision_of(plan.precision), state))
         run = _Run(plan, dataset, folder, plain, examinations, begun)
-        return run.carry_out(model, resume=resume, workers=workers)
+        return run.carry_out(model, resume=resume, workers=workers, report=report)
 
 
 @contextmanager
@@ -252,8 +255,8 @@ class _Run:
     examinations: Sequence[doctor.Examination]
     begun: float
 
-    def carry_out(self, model: str | Segmenter, *, resume: bool, workers: int | None) -> TrainingRun:
-        """Trains, evaluates the best model, and draws the report."""
+    def carry_out(self, model: str | Segmenter, *, resume: bool, workers: int | None, report: bool) -> TrainingRun:
+        """Trains, and evaluates the best model and draws the report if that is wanted."""
         from accelerate import Accelerator  # a guest, only here
 
         from fullyconv.training.loop import StopRequest
@@ -296,7 +299,7 @@ class _Run:
                 journal.say(line)
             with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
                 self._fit(loop, feed, journal, stop)
-        self._finish(loop, accelerator)
+        self._finish(loop, accelerator, report)
         return self._result(loop)
 
     def _loop(self, plan: Plan, network: FCN, ignore_index: int, accelerator: "Accelerator") -> "Loop":
@@ -372,13 +375,14 @@ class _Run:
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
             raise KeyboardInterrupt(f"stopped at step {loop.state.step}, {saved}; go on with: {again}") from None
 
-    def _finish(self, loop: "Loop", accelerator: "Accelerator") -> None:
-        """Keeps the last model, scores the best one as `evaluate` does, and draws the report; on the first process."""
+    def _finish(self, loop: "Loop", accelerator: "Accelerator", report: bool) -> None:
+        """Keeps the last model, and, for a report, scores the best one as `evaluate` does; on the first process."""
         try:
             if accelerator.is_main_process:
                 loop.keep(loop.shown, "last", loop.state.last)
-                self._evaluate()
-                write_report(self.folder)
+                if report:
+                    self._evaluate()
+                    write_report(self.folder)
         except KeyboardInterrupt:
             again = shlex.join(["fullyconv", "evaluate", str(self.folder), self.plan.val or self.plan.data])
             raise KeyboardInterrupt(f"trained, but the report is not drawn; score the model with: {again}") from None
