@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import ClassicFCN, ClassicTrunk, create, start_from
 from fullyconv.models.classic import CLASSICS, Classic, Geometry, Layers, Rectified, torchvision_names
-from fullyconv.prediction import Segmenter
+from fullyconv.prediction import Segmenter, load
 from fullyconv.surgery import bilinear_kernel, trace
+from fullyconv.training import train
 
 # Name, learned parameters, crop offsets, receptive field.
 PAPER = [
@@ -234,3 +236,27 @@ def test_torchvisions_layers_are_found_by_position():
         assert int(np.prod(theirs[f"{stem}.weight"])) == kernel.numel()
         assert theirs[f"{stem}.weight"][0] == len(kernel)
     assert len(torchvision_names()) == 15
+
+
+def test_the_command_trains_saves_and_loads_caffes_geometry(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(4):
+        for kind, top, shape in (("images", 255, (40, 56, 3)), ("masks", 2, (40, 56))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(random.integers(0, top, shape, dtype=np.uint8)).save(tmp_path / kind / f"{number}.png")
+    train(
+        tmp_path,
+        model="fcn16s-mini",
+        geometry="caffe",
+        upscore="all",
+        out=tmp_path / "run",
+        steps=2,
+        batch=2,
+        crop=(32, 32),
+        workers=0,
+    )
+    model = load(tmp_path / "run" / "last").model
+    assert isinstance(model, ClassicFCN)
+    assert model.crop_offsets == (5, 27)
+    fresh = create("fcn16s-mini", 2, geometry="caffe", upscore="all").upscore_layers
+    assert not torch.equal(model.upscore_layers["image"].weight, fresh["image"].weight)

@@ -13,7 +13,7 @@ import torch
 from fullyconv import artefact, images, losses
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
-from fullyconv.models import IMAGENET_MEAN, IMAGENET_STD, Alignment, Upscoring
+from fullyconv.models import IMAGENET_MEAN, IMAGENET_STD, Alignment, Geometry, Upscoring
 from fullyconv.training.loading import Decoder, Samples
 from fullyconv.training.recipes import (
     AUGMENTATIONS,
@@ -170,6 +170,7 @@ def architecture_of(
     upscore: Upscoring,
     dropout: float,
     alignment: Alignment,
+    geometry: Geometry,
 ) -> dict[str, Any]:
     """The arguments of `models.create` for a dataset; the statistics of bands other than RGB are measured on it."""
     statistics = {} if bands == (3,) else _statistics(dataset.pairs("train"), bands)
@@ -180,6 +181,7 @@ def architecture_of(
         "upscore": upscore,
         "dropout": dropout,
         "alignment": alignment,
+        "geometry": geometry,
         **statistics,
     }
 

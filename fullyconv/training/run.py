@@ -106,9 +106,10 @@ def train(
     growth: float | None = None,
     augment: Literal["default", "paper", "none"] | None = None,
     crop: tuple[int, int] | None = None,
-    upscore: Literal["fixed", "learned"] = "fixed",
+    upscore: Literal["fixed", "learned", "all"] = "fixed",
     dropout: float = 0.0,
     alignment: Literal["grid", "centred"] = "grid",
+    geometry: Literal["same", "caffe"] = "same",
     channels: int | None = None,
     precision: Precision = "auto",
     workers: int | None = None,
@@ -142,9 +143,10 @@ def train(
         growth: Share of the run on smaller samples first; 0 for none.
         augment: paper mirrors and shifts whole images.
         crop: Height and width of training samples.
-        upscore: Whether the kernels between taps are trained.
+        upscore: Which upsampling kernels are trained: none, between taps, all.
         dropout: Before the coarsest score layer.
         alignment: By the trunk's grid, or centred as in other toolkits.
+        geometry: caffe pads and crops as the paper's own vgg16, alexnet, googlenet.
         channels: Bands of the images; found out if left out.
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment.
@@ -191,7 +193,7 @@ def train(
             fingerprint=fingerprint,
             architecture=model.named_architecture()
             if isinstance(model, Segmenter)
-            else architecture_of(model, dataset, bands, upscore, dropout, alignment),
+            else architecture_of(model, dataset, bands, upscore, dropout, alignment, geometry),
             recipe=chosen,
             reduction=reduction or chosen.reduction,
             seed=seed,
