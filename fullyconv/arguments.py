@@ -322,7 +322,7 @@ def _misfit(
 
 def _help_with_default(parameter: Parameter) -> str:
     default = parameter.default
-    if parameter.required or parameter.flag or default is None:
+    if parameter.required or parameter.flag or default is None or default == ():
         return parameter.help
     shown = ",".join(str(value) for value in default) if isinstance(default, tuple | list) else str(default)
     return f"{parameter.help} [{shown}]"

@@ -2,6 +2,7 @@
 
 import glob
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -262,6 +263,7 @@ def predict_files(
     inputs: Sequence[str],
     *,
     out: str | Path,
+    more: Sequence[str] = (),
     head: str | None = None,
     tile: str = "auto",
 ) -> Predictions:
@@ -269,8 +271,10 @@ def predict_files(
 
     Args:
         model: Model folder or run folder.
-        inputs: Image files, folders of images, or globs.
+        inputs: Image files, folders, globs, or templates such as 'rgb/{name}.png'.
         out: Folder for `NAME.png` and `NAME_overlay.png`; files that stand there already are refused.
+        more: Further pictures of each scene, such as 'depth/{name}.png'. `{name}` is what it stands for in the input's
+            template, or the input's name without suffix; `{folder}` is the input's folder.
         head: Of a network with several heads, which one; the first if left out.
         tile: `auto`, `none`, or the side of the tiles in pixels.
 
@@ -280,7 +284,9 @@ def predict_files(
     out = Path(out)
     segmenter = model if isinstance(model, Segmenter) else load(model, head=head)
     tiling = _tiling(tile, int(segmenter.model.coarsest.stride))
-    files = list(_found(inputs))
+    named = list(_found(inputs))
+    files = [file for file, _ in named]
+    scenes = [_further(file, name, more) for file, name in named]
     names = _names(files)
     taken = [file for name in names for file in _outputs(out, name) if file.exists()]
     if taken:
@@ -293,9 +299,9 @@ def predict_files(
             file=sys.stderr,
         )
     outputs = []
-    for file, name in zip(files, names, strict=True):
+    for file, further, name in zip(files, scenes, names, strict=True):
         begun = time.perf_counter()
-        mask, overlay = segmenter(file, tile=tiling).save(out, name)
+        mask, overlay = segmenter(file, more=further, tile=tiling).save(out, name)
         seconds = round(time.perf_counter() - begun, 3)
         outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
     return Predictions(tuple(outputs))
@@ -317,7 +323,8 @@ def _tiling(tile: str, stride: int) -> Tiling:
     return int(tile)
 
 
-def _found(inputs: Sequence[str]) -> Iterator[Path]:
+def _found(inputs: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """The files that inputs stand for, each with its name: what `{name}` stands for in a template, else its stem."""
     for given in inputs:
         path = Path(given)
         if path.is_dir():
@@ -325,10 +332,38 @@ def _found(inputs: Sequence[str]) -> Iterator[Path]:
         elif path.is_file():
             files = [path]
         else:
-            files = [Path(file) for file in sorted(glob.glob(given, recursive=True)) if Path(file).is_file()]
+            matching = sorted(glob.glob(given.replace("{name}", "*"), recursive=True))
+            files = [Path(file) for file in matching if Path(file).is_file()]
         if not files:
             raise FullyconvError("SEG-P001", _nothing_found(path))
-        yield from files
+        yield from ((file, _name_in(file, given)) for file in files)
+
+
+def _name_in(file: Path, given: str) -> str:
+    if "{name}" not in given:
+        return file.stem
+    pattern = re.escape(Path(given).as_posix()).replace(r"\*", "[^/]*").replace(r"\{name\}", "([^/]*)", 1)
+    match = re.fullmatch(pattern.replace(r"\{name\}", r"\1"), file.as_posix())
+    return match[1] if match else file.stem
+
+
+def _further(file: Path, name: str, templates: Sequence[str]) -> list[Path]:
+    """The further pictures of a scene, which templates name.
+
+    Raises:
+        FullyconvError: SEG-D030 if one is not there.
+    """
+    pictures = [
+        Path(template.replace("{folder}", file.parent.as_posix()).replace("{name}", name)) for template in templates
+    ]
+    absent = [picture for picture in pictures if not picture.is_file()]
+    if absent:
+        raise FullyconvError(
+            "SEG-D030",
+            f"{file} should be seen with {absent[0]}, which does not exist; --more counts from here, and from the "
+            "image's folder if it begins with {folder}/",
+        )
+    return pictures
 
 
 def _nothing_found(path: Path) -> str:

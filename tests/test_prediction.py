@@ -12,10 +12,13 @@ from fullyconv import artefact, prediction
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
-from fullyconv.prediction import Segmenter, load, predict_files
+from fullyconv.prediction import Segmentation, Segmenter, load, predict_files
 
 LABELS = LabelSet(("sky", "road", "car"))
 ARCHITECTURE = {"name": "fcn8s-test_resnet", "num_classes": 3}
+
+
+RESULT = Segmentation(np.zeros((30, 40), np.uint8), LABELS, torch.zeros(3, 30, 40))
 
 
 @pytest.fixture
@@ -80,6 +83,39 @@ def test_further_pictures_of_a_scene_follow_the_image(tmp_path):
     assert np.array_equal(result.mask, segmenter.model(result.image[None])[0].argmax(0).numpy())
     with pytest.raises(FullyconvError, match="SEG-D030"):
         segmenter(color)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more"),
+    [
+        ("rgb", "depth/{name}-depth.png"),
+        ("rgb/*.png", "{folder}/../depth/{name}-depth.png"),
+        ("scenes/{name}/color.png", "scenes/{name}/depth.png"),
+        ("./rgb/{name}.p*g", "./depth/{name}-depth.png"),
+    ],
+)
+def test_further_pictures_are_found_by_the_names_of_the_images(tmp_path, monkeypatch, inputs, more):
+    places = {
+        "rgb/{}.png": "RGB",
+        "depth/{}-depth.png": "I;16",
+        "scenes/{}/color.png": "RGB",
+        "scenes/{}/depth.png": "L",
+    }
+    for place, mode in places.items():
+        for file in (tmp_path / place.format(name) for name in "ab"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (40, 30)).save(file)
+    seen = []
+    segmenter = Segmenter(create("fcn8s-test_resnet", 3, channels=4), LABELS, bands=(3, 1))
+    monkeypatch.setattr(prediction, "predict", lambda own, image, *, more, tile: seen.append((image, *more)) or RESULT)
+    monkeypatch.chdir(tmp_path)
+    predict_files(segmenter, [inputs], out="out", more=[more])
+    expected = (
+        ["scenes/b/color.png", "scenes/b/depth.png"] if "scenes" in inputs else ["rgb/b.png", "depth/b-depth.png"]
+    )
+    assert [path.resolve().relative_to(tmp_path).as_posix() for path in seen[1]] == expected
+    with pytest.raises(FullyconvError, match=r"SEG-D030.*hha/a\.png.*does not exist"):
+        predict_files(segmenter, [inputs], out="other", more=["hha/{name}.png"])
 
 
 def test_saved_and_loaded_models_give_equal_bits(segmenter, tmp_path):

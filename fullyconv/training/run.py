@@ -111,6 +111,7 @@ def train(
     alignment: Literal["grid", "centred"] = "grid",
     geometry: Literal["same", "caffe"] = "same",
     channels: int | None = None,
+    streams: Sequence[int] | None = None,
     precision: Precision = "auto",
     workers: int | None = None,
     validations: int = 20,
@@ -121,7 +122,7 @@ def train(
 
     Args:
         data: Folder whose layout is recognised, or LAYOUT:PATH.
-        model: fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk: any timm network, or vgg16.
+        model: fcn32s- to fcn4s- and a trunk: timm's, or vgg16.
         also: Other masks of the same images, each for a head: [NAME=]DATA.
         val: Validate on the val split of other DATA, none of it trained on.
         out: Run folder; runs/DATA-MODEL if left out.
@@ -129,7 +130,7 @@ def train(
         steps: Length in optimiser steps.
         budget: Length in time, such as 90s, 30m or 2h.
         resume: Go on where the run in --out stopped, by its own plan.
-        pretrained: none, hub (timm's weights), a weight file, or an earlier run.
+        pretrained: none, hub (timm's), or weight files or runs, one a stream.
         recipe: The settings that the options below override.
         batch: Images per step, over all processes.
         accumulate: Parts that a batch is computed in, to save memory.
@@ -148,6 +149,7 @@ def train(
         alignment: By the trunk's grid, or centred as in other toolkits.
         geometry: caffe pads and crops as the paper's own vgg16, alexnet, googlenet.
         channels: Bands of the images; found out if left out.
+        streams: Late fusion: bands of each of several networks, such as 3,1.
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment.
         validations: How often the run is validated.
@@ -193,7 +195,7 @@ def train(
             fingerprint=fingerprint,
             architecture=model.named_architecture()
             if isinstance(model, Segmenter)
-            else architecture_of(model, dataset, bands, upscore, dropout, alignment, geometry),
+            else architecture_of(model, dataset, bands, streams, upscore, dropout, alignment, geometry),
             recipe=chosen,
             reduction=reduction or chosen.reduction,
             seed=seed,
@@ -212,7 +214,7 @@ def train(
     plain = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in {**options, "also": plan.also}.items()
-        if isinstance(value, int | float | str | tuple)
+        if isinstance(value, int | float | str | tuple | list)
     }
     with _processes() as state:
         plan = replace(plan, precision=_agreed(precision_of(plan.precision), state))
@@ -513,12 +515,19 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         return network, "weights start as the classifier's from the hub"
     if plan.pretrained == "none":
         return network, "weights start at random; --pretrained hub or FILE starts from a classifier"
-    file = artefact.weight_file(Path(plan.pretrained))
-    taken = start_from(network, file)
+    files = _weight_files(plan.pretrained)
+    taken = start_from(network, *files)
     new = (
         f"; new are {', '.join(taken.missing[:3])}{', ...' if len(taken.missing) > 3 else ''}" if taken.missing else ""
     )
-    return network, f"{len(taken.kept)} of {len(taken.kept) + len(taken.missing)} tensors start as in {file}{new}"
+    named = " and ".join(map(str, files))
+    return network, f"{len(taken.kept)} of {len(taken.kept) + len(taken.missing)} tensors start as in {named}{new}"
+
+
+def _weight_files(pretrained: str) -> list[Path]:
+    """The files that --pretrained names: one, or several with commas between."""
+    names = [pretrained] if Path(pretrained).exists() else pretrained.split(",")
+    return [artefact.weight_file(Path(name)) for name in names]
 
 
 def _refuse_uneven(plan: Plan, processes: int) -> None:
