@@ -1,12 +1,20 @@
-"""Caffe's snapshots, written byte by byte: made of the numbers in `caffe.proto` alone, not of the reader."""
+"""Files as Caffe and pytorch-fcn write them; snapshots byte by byte, by the numbers in `caffe.proto`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from fullyconv.models import FCN
 
 Blobs = Sequence[NDArray[np.generic]]
+
+THEIR_SCORES = {"stride32": "score_fr", "stride16": "score_pool4", "stride8": "score_pool3"}
+THEIR_UPSCORES = {"stride32": "upscore2", "stride16": "upscore_pool4"}
+LEAVES = ("weight", "bias")
 
 
 def write_caffemodel(
@@ -50,3 +58,65 @@ def _varint(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes([*out, value])
+
+
+def theirs(model: FCN) -> dict[str, Tensor]:
+    """The weights of a network as Caffe and pytorch-fcn keep them: their names, BGR, dense kernels."""
+    last = {32: "upscore", 16: "upscore16", 8: "upscore8"}[int(model.grids[0].stride)]
+    names = {f"score_layers.{ours}": name for ours, name in THEIR_SCORES.items()}
+    names |= {f"upscore_layers.{ours}": name for ours, name in (THEIR_UPSCORES | {"image": last}).items()}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf in LEAVES:
+            layer = names.get(stem, stem.removeprefix("trunk."))
+            tensor = tensor.flip(1) if layer in ("conv1_1", "conv1") and leaf == "weight" else tensor
+            state[f"{layer}.{leaf}"] = dense(tensor) if layer.startswith("upscore") else tensor
+    return state
+
+
+def dense(kernels: Tensor) -> Tensor:
+    """Kernels `(K, 1, k, k)` as `(K, K, k, k)`, zero from class to class."""
+    wide = kernels.new_zeros(len(kernels), *kernels.shape)[:, :, 0]
+    wide[range(len(kernels)), range(len(kernels))] = kernels[:, 0]
+    return wide
+
+
+def two_towered(towers: Sequence[FCN]) -> dict[str, Tensor]:
+    """The weights of colours and HHA in one file: towers with a mark, one upsampling above them."""
+    state = {}
+    for mark, tower in zip(("color", "hha"), towers, strict=True):
+        for name, tensor in theirs(tower).items():
+            layer, _, leaf = name.rpartition(".")
+            turned = tensor.flip(1) if mark == "hha" and name == "conv1_1.weight" else tensor  # HHA stands as ours does
+            state[name if layer == "upscore" else f"{layer}{mark}.{leaf}"] = turned
+    return state
+
+
+def two_headed(state: Mapping[str, Tensor], semantic: int) -> dict[str, Tensor]:
+    """Such weights with the scores of two heads apart, as those of SIFT Flow are."""
+    split = {}
+    for name, tensor in state.items():
+        layer, _, leaf = name.rpartition(".")
+        for head, block in {"sem": slice(semantic), "geo": slice(semantic, None)}.items():
+            if layer.startswith("upscore"):
+                split[f"{layer}_{head}.{leaf}"] = tensor[block, block]
+            elif layer.startswith("score"):
+                split[f"{layer}_{head}.{leaf}"] = tensor[block]
+            else:
+                split[name] = tensor
+    return split
+
+
+def saved(folder: Path, state: Mapping[str, object]) -> Path:
+    """A file of `torch.save`."""
+    torch.save(state, folder / "net.pth")
+    return folder / "net.pth"
+
+
+def snapshot(folder: Path, state: Mapping[str, Tensor]) -> Path:
+    """The same weights as a snapshot of Caffe, in its oldest form."""
+    layers: dict[str, list[NDArray[np.generic]]] = {}
+    for name, tensor in state.items():
+        layers.setdefault(name.rpartition(".")[0], []).append(tensor.numpy())
+    return write_caffemodel(folder / "net.caffemodel", layers, version=1, legacy=True)

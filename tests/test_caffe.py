@@ -2,10 +2,9 @@
 
 from hashlib import md5
 
-import numpy as np
 import pytest
 import torch
-from caffe_files import write_caffemodel
+from caffe_files import LEAVES, dense, saved, snapshot, theirs, two_headed, two_towered
 from thin import make_thin
 from torch import Tensor, nn
 
@@ -18,9 +17,6 @@ from fullyconv.surgery import bilinear_kernel
 
 CLASSES = 5
 NETS = ["fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16", "fcn8s-atonce-vgg16", "fcn32s-alexnet"]
-THEIR_SCORES = {"stride32": "score_fr", "stride16": "score_pool4", "stride8": "score_pool3"}
-THEIR_UPSCORES = {"stride32": "upscore2", "stride16": "upscore_pool4"}
-LEAVES = ("weight", "bias")
 
 
 @pytest.fixture(autouse=True)
@@ -35,40 +31,6 @@ def network(name: str, **options: object) -> FCN:
         for parameter in layer.parameters():
             nn.init.normal_(parameter)
     return model.eval()
-
-
-def theirs(model: FCN) -> dict[str, Tensor]:
-    """The weights of a network as Caffe and pytorch-fcn keep them: their names, BGR, dense kernels."""
-    last = {32: "upscore", 16: "upscore16", 8: "upscore8"}[int(model.grids[0].stride)]
-    names = {f"score_layers.{ours}": name for ours, name in THEIR_SCORES.items()}
-    names |= {f"upscore_layers.{ours}": name for ours, name in (THEIR_UPSCORES | {"image": last}).items()}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        stem, _, leaf = name.rpartition(".")
-        if leaf in LEAVES:
-            layer = names.get(stem, stem.removeprefix("trunk."))
-            tensor = tensor.flip(1) if layer in ("conv1_1", "conv1") and leaf == "weight" else tensor
-            state[f"{layer}.{leaf}"] = dense(tensor) if layer.startswith("upscore") else tensor
-    return state
-
-
-def dense(kernels: Tensor) -> Tensor:
-    """Kernels `(K, 1, k, k)` as `(K, K, k, k)`, zero from class to class."""
-    wide = kernels.new_zeros(len(kernels), *kernels.shape)[:, :, 0]
-    wide[range(len(kernels)), range(len(kernels))] = kernels[:, 0]
-    return wide
-
-
-def saved(tmp_path, state: dict[str, Tensor]):
-    torch.save(state, tmp_path / "net.pth")
-    return tmp_path / "net.pth"
-
-
-def snapshot(tmp_path, state: dict[str, Tensor]):
-    layers: dict[str, list[np.ndarray]] = {}
-    for name, tensor in state.items():
-        layers.setdefault(name.rpartition(".")[0], []).append(tensor.numpy())
-    return write_caffemodel(tmp_path / "net.caffemodel", layers, version=1, legacy=True)
 
 
 def assert_same_logits(ours: FCN, expected: FCN) -> None:
@@ -125,14 +87,8 @@ def test_marks_of_heads_towers_and_bands_are_told_from_names(text, name):
 
 def test_heads_are_joined_the_semantic_one_first(tmp_path):
     model = network("fcn16s-vgg16", upscore="all")
-    split = {}
-    for name, tensor in theirs(model).items():
-        layer, _, leaf = name.rpartition(".")
-        if not layer.startswith(("score", "upscore")):
-            split[name] = tensor
-            continue
-        split[f"{layer}_geo.{leaf}"] = tensor[3:, 3:] if layer.startswith("upscore") else tensor[3:]
-        split[f"{layer}_sem.{leaf}"] = tensor[:3, :3] if layer.startswith("upscore") else tensor[:3]
+    split = two_headed(theirs(model), 3)
+    split = dict(sorted(split.items()))  # the geometric head comes first in the file
     fresh = create("fcn16s-vgg16", CLASSES, geometry="caffe", upscore="all")
     taken = start_from(fresh, saved(tmp_path, split))
     assert (taken.dropped, taken.missing) == ((), ())
@@ -154,8 +110,19 @@ def test_a_fourth_band_stays_the_fourth(tmp_path):
 def test_hha_is_not_turned(tmp_path):
     model = network("fcn32s-vgg16")
     state = {"conv1_1.weight": model.trunk.conv1_1.weight.detach()}
-    found = in_our_names(Weights(saved(tmp_path, state), state, caffe=True), model, bgr=False)
+    found = in_our_names(Weights(saved(tmp_path, state), state, caffe=True, bgr=False), model)
     assert torch.equal(found["trunk.conv1_1.weight"], state["conv1_1.weight"])
+
+
+def test_each_tower_of_a_late_fusion_finds_its_own(tmp_path):
+    towers = [network("fcn32s-vgg16", upscore="all") for _ in range(2)]
+    towers[1].upscore_layers.load_state_dict(towers[0].upscore_layers.state_dict())  # there is one above both
+    fused = create("fcn32s-vgg16", CLASSES, geometry="caffe", upscore="all", channels=6, streams=(3, 3))
+    taken = start_from(fused, snapshot(tmp_path, two_towered(towers)))
+    assert (taken.dropped, taken.missing) == ((), ())
+    for expected, tower in zip(towers, fused.towers, strict=True):
+        for key, tensor in expected.state_dict().items():
+            assert key in ("mean", "std") or torch.equal(tower.state_dict()[key], tensor)
 
 
 # Scales of the taps --------------------------------------------------------------------------------------------------
@@ -244,7 +211,7 @@ def test_kernels_between_classes_are_refused_or_named(tmp_path):
     mixing[0, 1] = 0.2
     mixing[3, 2, 1, 1] = -0.1
     with pytest.raises(
-        FullyconvError, match=r"SEG-M021.*upscore2.*from one class to another by 2 kernels.*--upscore lea"
+        FullyconvError, match=r"SEG-M021.*upscore2.*from one class to another by 2 of its kernels.*--upscore lea"
     ):
         kernels_of(tmp_path, mixing, bilinear(32))
     model, dropped = kernels_of(tmp_path, mixing, bilinear(32), upscore="learned")

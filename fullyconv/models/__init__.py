@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.means import statistics
-from fullyconv.models.caffe import in_our_names
+from fullyconv.models.caffe import in_our_names, towers_of
 from fullyconv.models.classic import CLASSICS, ClassicFCN, ClassicTrunk, Geometry, torchvision_names
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.streams import LateFusion
@@ -227,7 +227,8 @@ def start_from(model: FCN, *files: Path) -> Transplant:
         )
     if not isinstance(model, LateFusion) or any(name.startswith("towers.") for name in weights[0].tensors):
         return _start(model, weights[0])
-    each = weights * len(towers) if len(weights) == 1 else weights
+    each = towers_of(weights[0]) if len(weights) == 1 else weights
+    each = each * len(towers) if len(each) == 1 else each
     return _joined([_start(tower, of_tower) for tower, of_tower in zip(towers, each, strict=True)])
 
 
@@ -250,8 +251,8 @@ def _start(model: FCN, weights: Weights) -> Transplant:
     if not any("trunk." in name for name in taken.kept):
         raise FullyconvError(
             "SEG-M005",
-            f"no weights in {weights.file} fit the network: it holds {', '.join(list(weights.tensors)[:3])}, ..., the network "
-            f"wants {', '.join(sorted(own)[:3])}, ...; choose the model whose trunk the file was made for",
+            f"no weights in {weights.file} fit the network: it holds {', '.join(list(weights.tensors)[:3])}, ..., the "
+            f"network wants {', '.join(sorted(own)[:3])}, ...; choose the model whose trunk the file was made for",
         )
     return taken
 

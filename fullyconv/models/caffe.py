@@ -4,6 +4,7 @@ pytorch-fcn keeps Caffe's names, so its files are read alike. Source: the networ
 """
 
 import re
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ UPSCORES = {
     "upscore8": "image",
 }
 HEADS = ("", "sem", "geo")
+TOWERS = ("color", "hha")
 FIRST_LAYERS = ("conv1_1", "conv1", "conv1/7x7_s2")
 BRANCHES = {
     "1x1": "one",
@@ -46,6 +48,11 @@ class Name(NamedTuple):
     tower: str = ""
     head: str = ""
 
+    @property
+    def unmarked(self) -> str:
+        """The name without the mark of a tower."""
+        return f"{self.layer}{self.head and '_' + self.head}.{self.leaf}"
+
 
 def parsed(name: str) -> Name:
     """The layer that a weight belongs to, without the marks of a tower, of a head, or of a fourth band."""
@@ -54,13 +61,29 @@ def parsed(name: str) -> Name:
     return Name(match[1], leaf, match[2] or "", match[3] or "") if match else Name(stem, leaf)
 
 
-def in_our_names(weights: Weights, model: FCN, *, bgr: bool = True) -> dict[str, Tensor]:
+def towers_of(weights: Weights) -> list[Weights]:
+    """The weights of each tower of a late fusion, colours first; the file's own where it has no towers.
+
+    What stands above the towers, the last upsampling, is with each: it is linear, so it may come before their sum.
+    """
+    names = {text: parsed(text) for text in weights.tensors}
+    marks = [tower for tower in TOWERS if tower in {name.tower for name in names.values()}]
+    return [
+        replace(
+            weights,
+            tensors={name.unmarked: weights.tensors[text] for text, name in names.items() if name.tower in ("", tower)},
+            bgr=tower != "hha",
+        )
+        for tower in marks
+    ] or [weights]
+
+
+def in_our_names(weights: Weights, model: FCN) -> dict[str, Tensor]:
     """The weights of a network of Caffe's or pytorch-fcn's as `model` takes them.
 
     Args:
-        weights: As read, with `caffe` set.
+        weights: As read, with `caffe` set; of one tower.
         model: Tells the names, the scales of the taps, and which upsampling kernels are kept.
-        bgr: Whether the first three bands are blue, green and red and must be turned; those of HHA are not.
 
     Returns:
         By our names; what has no place keeps its own. Bilinear kernels are left out where the model's are fixed. What a
@@ -73,7 +96,7 @@ def in_our_names(weights: Weights, model: FCN, *, bgr: bool = True) -> dict[str,
     theirs = torchvision_names()
     factors = _factors(weights, model)
     ours: dict[str, Tensor] = {}
-    for (layer, leaf, tower), blocks in _joined(weights).items():
+    for (layer, leaf), blocks in _joined(weights).items():
         if layer in UPSCORES:
             name = f"upscore_layers.{UPSCORES[layer]}.weight"
             ours |= _kernels(weights, layer, blocks, name, learned=name in own)
@@ -87,7 +110,7 @@ def in_our_names(weights: Weights, model: FCN, *, bgr: bool = True) -> dict[str,
         else:
             name = f"trunk.{_trunk_layer(theirs.get(layer, layer))}.{leaf}"
             first = theirs.get(layer, layer) in FIRST_LAYERS and leaf == "weight"
-            tensor = _turned(tensor) if first and bgr and tower != "hha" else tensor
+            tensor = _turned(tensor) if first and weights.bgr else tensor
         ours[name if name in own else f"{layer}.{leaf}"] = tensor
     return ours
 
@@ -118,12 +141,12 @@ def _factors(weights: Weights, model: FCN) -> dict[str, Tensor]:
     }
 
 
-def _joined(weights: Weights) -> dict[tuple[str, str, str], list[Tensor]]:
-    """The tensors of each layer, leaf and tower; those of two heads one after the other, the semantic one first."""
-    parts: dict[tuple[str, str, str], dict[str, Tensor]] = {}
+def _joined(weights: Weights) -> dict[tuple[str, str], list[Tensor]]:
+    """The tensors of each layer and leaf; those of two heads one after the other, the semantic one first."""
+    parts: dict[tuple[str, str], dict[str, Tensor]] = {}
     for text, tensor in weights.tensors.items():
         name = parsed(text)
-        parts.setdefault((name.layer, name.leaf, name.tower), {})[name.head] = tensor
+        parts.setdefault((name.layer, name.leaf), {})[name.head] = tensor
     return {key: [heads[head] for head in HEADS if head in heads] for key, heads in parts.items()}
 
 
@@ -153,11 +176,11 @@ def _kernels(weights: Weights, layer: str, blocks: list[Tensor], name: str, *, l
     change = float((each - bilinear_kernel(each.shape[-1])).abs().max())
     option = "all" if "image" in name else "learned"
     if between and not learned:
-        count = sum(crossing.abs().amax((2, 3)).count_nonzero().item() for crossing in between)
+        count = sum(map(count_kernels, between))
         raise FullyconvError(
             "SEG-M021",
-            f"{layer} of {weights.file} carries scores from one class to another by {count} kernels, which cannot be "
-            f"kept; --upscore {option} keeps each class's own kernel and drops these",
+            f"{layer} of {weights.file} carries scores from one class to another by {count} of its kernels, which "
+            f"cannot be kept; --upscore {option} keeps each class's own kernel and drops these",
         )
     if change > 1e-5 and not learned:
         raise FullyconvError(
@@ -167,6 +190,11 @@ def _kernels(weights: Weights, layer: str, blocks: list[Tensor], name: str, *, l
         )
     kept = {name: each} if learned else {}
     return kept | {f"{layer} {BETWEEN}": crossing for crossing in between}
+
+
+def count_kernels(kernels: Tensor) -> int:
+    """How many kernels of `(n, n, k, k)` are not zero."""
+    return int(kernels.abs().amax((2, 3)).count_nonzero())
 
 
 def _apart(kernels: Tensor) -> tuple[Tensor, Tensor]:

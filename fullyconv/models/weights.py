@@ -31,7 +31,8 @@ class Weights:
         file: Where it was read from.
         tensors: By the file's own names; the blobs of a Caffe layer are `LAYER.weight` and `LAYER.bias`.
         network: The network that the file itself says it is of, if it does; weights of a classifier are of none.
-        caffe: Whether the first layer expects blue, green, red from 0 to 255, less a mean.
+        caffe: Whether it is of Caffe's making: by its names, for images from 0 to 255 less a mean.
+        bgr: Whether Caffe's network sees blue, green and red in this order; HHA it sees in the order of the files.
         verified: Whether the file is, to the byte, one that was published.
     """
 
@@ -39,6 +40,7 @@ class Weights:
     tensors: Mapping[str, Tensor]
     network: str | None = None
     caffe: bool = False
+    bgr: bool = True
     verified: bool = False
 
 
