@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fullyconv.errors import FullyconvError
     from fullyconv.evaluation import Report, evaluate, score
     from fullyconv.geometry import Grid
+    from fullyconv.importing import import_weights
     from fullyconv.labels import LabelSet
     from fullyconv.models.fcn import FCN
     from fullyconv.prediction import Segmentation, Segmenter, load, predict
@@ -28,6 +29,7 @@ __all__ = [
     "Segmenter",
     "check",
     "evaluate",
+    "import_weights",
     "load",
     "open_dataset",
     "predict",
@@ -46,6 +48,7 @@ _ROOMS = {
     "Segmenter": "prediction",
     "check": "doctor",
     "evaluate": "evaluation",
+    "import_weights": "importing",
     "load": "prediction",
     "open_dataset": "datasets",
     "predict": "prediction",

@@ -39,7 +39,7 @@ class Parameter:
 
     @property
     def option(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.name.rstrip('_').replace('_', '-')}"  # Python spells `as_` what is a word of its own
 
     @property
     def required(self) -> bool:
@@ -62,7 +62,7 @@ class Parameter:
             return self.name.upper() + ("..." if self.several else "")
         if self.flag:
             return _negative(self.option) if self.default is True else self.option
-        return f"{self.option} {_placeholder(self.annotation, self.name)}"
+        return f"{self.option} {_placeholder(self.annotation, 'name' if self.name.endswith('_') else self.name)}"
 
 
 def parameters(function: Callable[..., Any]) -> list[Parameter]:

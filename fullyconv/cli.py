@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "fullyconv.evaluation:evaluate",
     "score": "fullyconv.evaluation:score",
     "predict": "fullyconv.prediction:predict_files",
+    "import": "fullyconv.importing:import_weights",
     "reproduce": "fullyconv.experiments.reproduction:reproduce",
     "explain": "fullyconv.cli:explain",
 }

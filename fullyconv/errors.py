@@ -289,6 +289,17 @@ FAULTS: dict[str, Fault] = {
         "class has one kernel: what a kernel carries from one class to another has no place in either.",
         "Give the --upscore that the message names.",
     ),
+    "SEG-M022": Fault(
+        "The file could be several networks",
+        "An FCN-8s that was trained in stages and one that was trained at once have the same layers; so have nets of "
+        "other data or inputs. A guess would give wrong scores without a word.",
+        "Say which it is with --as; the message names those that fit.",
+    ),
+    "SEG-M023": Fault(
+        "The file is of another network",
+        "Its layers are not those of the network that --as names, or it is a classifier.",
+        "Take the name that the message offers; start training from a classifier with --pretrained.",
+    ),
     "SEG-M012": Fault(
         "The folder holds other things than a model",
         "A model folder is replaced as a whole, and what else stands in it would be lost.",

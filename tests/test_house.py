@@ -22,8 +22,8 @@ FLOORS = (
     ("labels", "arguments"),
     ("drawing", "images", "kernels", "losses", "metrics", "sampling", "surgery", "transforms"),
     ("charts", "datasets", "hha", "models"),
-    ("artefact", "doctor", "mask_folders"),
-    ("prediction",),
+    ("artefact", "doctor", "mask_folders", "released"),
+    ("importing", "prediction"),
     ("report",),
     ("evaluation",),
     ("training",),
@@ -40,6 +40,7 @@ PROMISED = {
     "evaluate": {"MODEL", "DATA", "--split"},
     "score": {"PREDICTIONS", "TRUTH", "--data"},
     "predict": {"MODEL", "INPUTS...", "--out", "--tile"},
+    "import": {"FILE", "--as", "--out", "--classes"},
     "reproduce": {"NAME", "--data", "--minutes", "--out"},
     "explain": {"CODE"},
 }

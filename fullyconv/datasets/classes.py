@@ -427,6 +427,16 @@ def read_classes(path: Path) -> LabelSet | tuple[Entry, ...]:
         ) from None
 
 
+def read_labels(path: Path) -> LabelSet:
+    """The label set that a file lists: its classes in their order, without those named as void.
+
+    Raises:
+        FullyconvError: SEG-D007 if the file has none of the forms of `read_classes`.
+    """
+    found = read_classes(path)
+    return found if isinstance(found, LabelSet) else _build(found, range(len(found)), path)[0]
+
+
 def _from_json(values: Any) -> list[Entry]:
     if isinstance(values, dict):
         inner = next((key for key in ("classes", "labels", "names", "categories") if key in values), None)

@@ -1,0 +1,164 @@
+"""Networks of the authors' release and of pytorch-fcn become model folders."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from fullyconv import artefact
+from fullyconv.arguments import nearest
+from fullyconv.datasets.classes import read_labels
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.models import FCN, LateFusion, Upscoring, create
+from fullyconv.models.caffe import BETWEEN, count_kernels, in_our_names, towers_of
+from fullyconv.models.weights import Weights, read_weights
+from fullyconv.released import NETS, Net, classes_of, only_fit, refuse_another
+from fullyconv.surgery import transplant
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The model folder that `import_weights` wrote."""
+
+    model: Path
+    network: str
+    heads: Mapping[str, LabelSet]
+    published: bool
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"model", "network", "heads": {name: classes}, "published", "notes"}`."""
+        heads = {name: list(labels.names) for name, labels in self.heads.items()}
+        return {
+            "model": str(self.model),
+            "network": self.network,
+            "heads": heads,
+            "published": self.published,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        counts = " and ".join(f"{len(labels)} {name}" for name, labels in self.heads.items())
+        lines = [f"{self.model}: {self.network}, {counts}"]
+        lines += ["The file is one that was published, by its MD5."] if self.published else []
+        lines += [f"{note[0].upper()}{note[1:]}." for note in self.notes]
+        return "\n".join([*lines, f"fullyconv predict {self.model} photos/ --out masks/"])
+
+
+def import_weights(
+    file: str | Path,
+    *,
+    as_: str | None = None,
+    out: str | Path,
+    classes: str | Path | None = None,
+    upscore: Upscoring = "fixed",
+) -> Imported:
+    """Turn a network of the authors' release or of pytorch-fcn into a model folder.
+
+    Args:
+        file: A .caffemodel, or a .pth file or checkpoint of pytorch-fcn.
+        as_: The network that it is, such as fcn8s-vgg16, fcn8s-atonce-vgg16 or nyud-fcn32s-hha; a wrong one is refused.
+        out: The model folder.
+        classes: File of class names, in place of those of the data set that the network was made for.
+        upscore: Which trained upsampling kernels are kept: none, those between taps, or all.
+
+    Raises:
+        FullyconvError: SEG-M001 for an unknown network; SEG-M022 if the file could be several; SEG-M023 if it is
+            another; SEG-M006 if it has other classes; SEG-M004, SEG-M020, SEG-M021 for the file itself; SEG-U008 if
+            the folder exists.
+
+    Example:
+        fullyconv import fcn8s-heavy-pascal.caffemodel --as fcn8s-vgg16 --out models/fcn8s
+    """
+    file, out = Path(file), Path(out)
+    if as_ is not None and as_ not in NETS:
+        raise FullyconvError("SEG-M001", f"there is no network {as_}{nearest(as_, NETS) or '; see ' + ', '.join(NETS)}")
+    if out.exists():
+        raise FullyconvError("SEG-U008", f"{out} exists already; move it away or name another folder with --out")
+    weights = read_weights(file)
+    name = only_fit(weights) if as_ is None else as_
+    net = NETS[name]
+    refuse_another(weights, name)
+    heads = _heads(weights, net, None if classes is None else Path(classes))
+    architecture = {**net.architecture, "num_classes": sum(map(len, heads.values())), "upscore": upscore}
+    model = create(**{**architecture, **net.statistics})
+    notes = _fill(model, weights, name)
+    origin = {"file": file.name, "sha256": _digest(file), "network": name, "published": weights.verified}
+    artefact.save(
+        out,
+        model,
+        next(iter(heads.values())),
+        architecture,
+        {"imported": origin},
+        bands=net.bands,
+        heads=heads if len(heads) > 1 else None,
+    )
+    return Imported(out, name, heads, weights.verified, notes)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _heads(weights: Weights, net: Net, classes: Path | None) -> Mapping[str, LabelSet]:
+    """The labels of each head, as many as it has score channels.
+
+    Raises:
+        FullyconvError: SEG-M006 if they are not.
+    """
+    heads = net.heads
+    if classes is not None and len(heads) > 1:
+        raise FullyconvError(
+            "SEG-M006", f"--classes names the classes of one head, and {weights.file} has {len(heads)}"
+        )
+    if classes is not None:
+        heads = dict.fromkeys(heads, read_labels(classes))
+    found, named = classes_of(weights), tuple(map(len, heads.values()))
+    if found != named:
+        raise FullyconvError(
+            "SEG-M006",
+            f"{weights.file} scores {' and '.join(map(str, found))} classes, and {classes or net.layout} has "
+            f"{' and '.join(map(str, named))}; name them with --classes FILE, one a line",
+        )
+    return heads
+
+
+def _fill(model: FCN, weights: Weights, name: str) -> tuple[str, ...]:
+    """Fills a network with the weights of a file, changing it; gives what the user should know, in sentences."""
+    inputs = NETS[name].inputs
+    towers = list(model.towers) if isinstance(model, LateFusion) else [model]
+    of_towers = towers_of(replace(weights, bgr=inputs != "hha"))
+    told = [_fill_tower(tower, part, name) for tower, part in zip(towers, of_towers, strict=True)]
+    depth = "its fourth band is ln(depth in millimetres) / ln(65535), as a picture of 16 bits or floating point"
+    # What an upsampling above two towers loses is told by both.
+    return (*dict.fromkeys(chain.from_iterable(told)), *([depth] if inputs == "color-d" else []))
+
+
+def _fill_tower(model: FCN, weights: Weights, name: str) -> tuple[str, ...]:
+    """Fills a network of one tower with its weights, changing it; gives what had no place in it, in sentences.
+
+    Raises:
+        FullyconvError: SEG-M021 for upsampling kernels that would be lost; SEG-M023 if any other weight has no place,
+            or none was found for one of the network's.
+    """
+    ours = in_our_names(weights, model)
+    taken = transplant(model, ours)
+    between = [each for each in taken.dropped if each.endswith(BETWEEN)]
+    foreign = [each for each in taken.dropped if each not in between]
+    missing = [each for each in taken.missing if each not in ("mean", "std") and "upscore" not in each]
+    if foreign or missing:
+        told = f"{_some(foreign)} fit nowhere" if foreign else f"{_some(missing)} are not in it"
+        raise FullyconvError("SEG-M023", f"{weights.file} is no {name}: {told}; give the whole network of that name")
+    return tuple(
+        f"{each.removesuffix(BETWEEN)}carried scores between classes by {count_kernels(ours[each])} of its kernels, of "
+        f"up to {float(ours[each].abs().max()):.2g}, which have no place and are left out"
+        for each in between
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
