@@ -15,7 +15,7 @@ from fullyconv.errors import FullyconvError
 
 WIDTH = 100
 COLUMN = 35
-CONFIG_HELP = "YAML file of options, such as a run's args.yaml; what is given here wins."
+CONFIG_HELP = "YAML file of options, such as args.yaml; those given here win."
 JSON_HELP = "Print one JSON object on stdout, and everything else on stderr."
 
 

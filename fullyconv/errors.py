@@ -413,6 +413,11 @@ FAULTS: dict[str, Fault] = {
         "same.",
         "Give the data as they were; or begin a new run that starts from the old one's weights with --pretrained.",
     ),
+    "SEG-T011": Fault(
+        "No pixels to sample",
+        "--sampling is the probability that a pixel counts in the loss; at 0 there would be no loss.",
+        "Give a number above 0 and up to 1; 1 counts every pixel.",
+    ),
     "SEG-T008": Fault(
         "The loss is not a number",
         "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe "

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fullyconv import images
+from fullyconv import images, losses
 from fullyconv.datasets import Pair
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
-from fullyconv.sampling import Stream, share
+from fullyconv.sampling import Stream, generator_of, share
 from fullyconv.transforms import Augmentation
 
 CACHE_BYTES = 4 * 2**30
@@ -99,12 +99,16 @@ class Samples(Dataset[Sample | FullyconvError]):
         decoder: Gives image and masks by index.
         stream: Says which index and which randomness a position has.
         augmentation: None leaves samples as they are.
+        keep: Probability that a pixel of a mask is not ignored.
     """
 
-    def __init__(self, decoder: Decoder, stream: Stream, augmentation: Augmentation | None) -> None:
+    def __init__(
+        self, decoder: Decoder, stream: Stream, augmentation: Augmentation | None, *, keep: float = 1.0
+    ) -> None:
         self.decoder = decoder
         self.stream = stream
         self.augmentation = augmentation
+        self.keep = keep
 
     def __getitem__(self, position: int) -> Sample | FullyconvError:
         draw = self.stream[position]
@@ -112,11 +116,13 @@ class Samples(Dataset[Sample | FullyconvError]):
             image, masks = self.decoder[draw.index]
         except FullyconvError as error:
             return error
-        image = images.to_float(image)
-        if self.augmentation is None:
-            return Sample(image, masks)
-        generator = torch.Generator().manual_seed(draw.seed)
-        return Sample(*self.augmentation(image, masks, generator, self.decoder.ignore_index))
+        image, ignore_index = images.to_float(image), self.decoder.ignore_index
+        if self.augmentation is not None:
+            generator = torch.Generator().manual_seed(draw.seed)
+            image, masks = self.augmentation(image, masks, generator, ignore_index)
+        if self.keep < 1:
+            masks = losses.sampled(masks, self.keep, generator_of(draw.seed, "loss"), ignore_index=ignore_index)
+        return Sample(image, masks)
 
 
 class _Positions(Sampler[list[int]]):

@@ -23,7 +23,7 @@ from fullyconv.models import FCN
 from fullyconv.sampling import seed_of
 from fullyconv.training import checkpoints
 from fullyconv.training.loading import Feed
-from fullyconv.training.recipes import Loss, Recipe, Reduction, learning_rate_factor
+from fullyconv.training.recipes import Loss, Recipe, Reduction, keep_statistics, learning_rate_factor
 
 Batch = tuple[Tensor, Tensor]
 
@@ -347,6 +347,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * factor * group["rate"]
         self.wrapped.train()
+        if self.recipe.tune == "score":
+            keep_statistics(self.model)
         # Data-parallel training averages gradients over processes, while the loss here is a share of one sum.
         scales = torch.tensor(self._scales(parts, amounts), device=self.accelerator.device)
         total = torch.zeros((), device=self.accelerator.device)

@@ -91,7 +91,13 @@ def recipe_of(
         pairs: Training images; samples are cut in their proportions.
         augment: How samples vary; None keeps the recipe's way.
         crop: Height and width of the samples; None finds them out where the augmentation cuts at all.
+
+    Raises:
+        FullyconvError: SEG-T011 if no pixel, or more than all, would be sampled.
     """
+    keep = given.get("sampling")
+    if keep is not None and not 0 < keep <= 1:
+        raise FullyconvError("SEG-T011", f"--sampling is a probability above 0 and up to 1, got {keep}")
     augmentation = base.augmentation if augment is None else AUGMENTATIONS[augment]
     if crop is not None:
         augmentation = replace(augmentation or PLAIN_CROPS, crop=crop)

@@ -53,7 +53,7 @@ class Recipe:
         augmentation: None trains on whole images as they are.
         growth: Share of the run, at its beginning, that is trained on samples `SMALL` times as high and wide: a step
             then costs a third, so that more images are seen in the same time.
-        sampling: Probability that a pixel counts in the loss.
+        sampling: Probability that a pixel counts in the loss. The paper makes up for it by 1 / p times the batch.
         tune: `score` trains the score layers alone, and keeps all else as it is, statistics of normalisation included.
         plain_trunk_biases: Whether biases of the trunk learn and decay as its weights do.
     """
@@ -142,6 +142,19 @@ def learning_rate_factor(recipe: Recipe, progress: float) -> float:
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (1 - left)))
     return 1.0
+
+
+def tune_scores_only(model: nn.Module) -> None:
+    """Changes a model so that its score layers alone are trained, as in the paper's FCN-32s-fixed."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("score_layers." in name)
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Changes a model in training so that its normalisation goes by the statistics it has, and leaves them alone."""
+    for module in model.modules():
+        if getattr(module, "running_mean", None) is not None:
+            module.eval()
 
 
 def parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:

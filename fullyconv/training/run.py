@@ -45,7 +45,7 @@ from fullyconv.training.plan import (
     stage_of,
     steps_of,
 )
-from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced
+from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced, tune_scores_only
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -101,9 +101,11 @@ def train(
     schedule: Literal["poly", "cosine", "constant"] | None = None,
     loss: Literal["cross_entropy", "dice", "focal"] | None = None,
     reduction: Literal["mean", "image", "sum"] | None = None,
+    sampling: float | None = None,
     balance: Literal["none", "log", "median"] | None = None,
     ema: float | None = None,
     growth: float | None = None,
+    tune: Literal["all", "score"] = "all",
     augment: Literal["default", "paper", "none"] | None = None,
     crop: tuple[int, int] | None = None,
     upscore: Literal["fixed", "learned", "all"] = "fixed",
@@ -138,16 +140,18 @@ def train(
         optimizer: adamw or sgd.
         schedule: How the learning rate falls.
         loss: On the logits at image size; dice and focal by parts of a batch.
-        reduction: How pixels share a loss; between mean and sum, SGD's rate is converted.
+        reduction: How pixels share in a loss; SGD's rate is converted.
+        sampling: Probability that a pixel counts in the loss.
         balance: Class weights from pixel counts.
         ema: Decay of the averaged weights that are saved; 0 for none.
         growth: Share of the run on smaller samples first; 0 for none.
+        tune: Whether all layers are trained, or the score layers alone.
         augment: paper mirrors and shifts whole images.
         crop: Height and width of training samples.
         upscore: Which upsampling kernels are trained: none, between taps, all.
         dropout: Before the coarsest score layer.
         alignment: By the trunk's grid, or centred as in other toolkits.
-        geometry: caffe pads and crops as the paper's own vgg16, alexnet, googlenet.
+        geometry: caffe pads and crops the paper's nets as released.
         channels: Bands of the images; found out if left out.
         streams: Late fusion: bands of each of several networks, such as 3,1.
         precision: auto takes bf16 where it is faster.
@@ -181,6 +185,8 @@ def train(
             "optimizer": optimizer,
             "schedule": schedule,
             "loss": loss,
+            "sampling": sampling,
+            "tune": tune,
             "reduction": reduction if lr is not None else None,  # a rate that is given is meant for it
             "balance": balance,
             "ema": ema,
@@ -278,6 +284,8 @@ class _Run:
         goes_on = resume and bool(checkpoints.files(self.folder / "checkpoints"))
         network, start = _network(model, plan, self.dataset, empty=goes_on)
         network = network.to(memory_format=torch.channels_last).to(accelerator.device)
+        if plan.recipe.tune == "score":
+            tune_scores_only(network)
         decoder = Decoder(
             self.dataset.pairs("train"),
             self.dataset.labels,
@@ -597,7 +605,7 @@ def _converted(plan: Plan, decoder: Decoder) -> tuple[Plan, list[str]]:
 def _samples(plan: Plan, decoder: Decoder, *, small: bool = False) -> Samples:
     augmentation = plan.recipe.augmentation
     shrunk = augmentation.shrunk(SMALL) if small and augmentation else augmentation
-    return Samples(decoder, Stream(plan.seed, len(decoder.pairs)), shrunk)
+    return Samples(decoder, Stream(plan.seed, len(decoder.pairs)), shrunk, keep=plan.recipe.sampling)
 
 
 def _introduction(
