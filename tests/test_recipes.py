@@ -58,6 +58,7 @@ def test_a_stage_is_what_starts_from_an_fcn(tmp_path: Path):
         (tmp_path / file).touch()
     names = ("fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16", "fcn8s-atonce-vgg16")
     assert [stage_of(name, str(tmp_path)) for name in names] == [0, 1, 2, 0]
+    assert stage_of("fcn32s-vgg16", f"{tmp_path},{tmp_path}") == 1  # two towers
     for start in ("none", "hub", str(tmp_path / "lone" / "vgg16.safetensors")):
         assert [stage_of(name, start) for name in names] == [0, 0, 0, 0]
 

@@ -112,7 +112,10 @@ def recipe_of(
 
 
 def stage_of(name: str, pretrained: str) -> int:
-    """How many finer taps than FCN-32s a net has that starts from an earlier FCN; 0 for one that is trained at once.
+    """How many stages of training were before: 0 for a net that starts from a classifier, or is trained at once.
+
+    FCN-16s comes after one, FCN-8s after two; and the late fusion of trained networks is a stage of its own, as in the
+    authors' NYUDv2 solver files.
 
     Args:
         name: Of the model, such as `fcn8s-vgg16`.
@@ -120,8 +123,15 @@ def stage_of(name: str, pretrained: str) -> int:
     """
     if pretrained in ("none", "hub") or "-atonce-" in name:
         return 0
-    begins_as_fcn = artefact.weight_file(Path(pretrained)).with_name(artefact.CONFIG).is_file()
-    return FINER_TAPS.get(name.partition("-")[0], 0) if begins_as_fcn else 0
+    files = weight_files(pretrained)
+    begins_as_fcn = all(file.with_name(artefact.CONFIG).is_file() for file in files)
+    return FINER_TAPS.get(name.partition("-")[0], 0) + (len(files) > 1) if begins_as_fcn else 0
+
+
+def weight_files(pretrained: str) -> list[Path]:
+    """The files that --pretrained names: one, or several with commas between."""
+    names = [pretrained] if Path(pretrained).exists() else pretrained.split(",")
+    return [artefact.weight_file(Path(name)) for name in names]
 
 
 def crop_for(pairs: Sequence[Pair]) -> tuple[int, int]:

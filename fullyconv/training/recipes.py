@@ -97,8 +97,7 @@ def recipe_for(name: str, trunk: str, *, stage: int = 0, layout: str = "") -> Re
     Args:
         name: Key of `RECIPES`.
         trunk: Such as `vgg16`. In the authors' FCN-AlexNet, the trunk's biases are no exception to its weights.
-        stage: 0, or how many finer taps than FCN-32s a net that starts from an earlier stage has: the learning rate is
-            divided by 100 for each.
+        stage: How many stages of training were before; the learning rate is divided by 100 for each.
         layout: Of the data set: for SIFT Flow, the authors' FCN-8s keeps the rate of their FCN-16s.
     """
     recipe = RECIPES[name]

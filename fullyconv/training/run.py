@@ -44,6 +44,7 @@ from fullyconv.training.plan import (
     seconds_of,
     stage_of,
     steps_of,
+    weight_files,
 )
 from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced, tune_scores_only
 
@@ -148,7 +149,7 @@ def train(
         tune: Whether all layers are trained, or the score layers alone.
         augment: paper mirrors and shifts whole images.
         crop: Height and width of training samples.
-        upscore: Which upsampling kernels are trained: none, between taps, all.
+        upscore: Which upsampling is trained: that between taps, or all.
         dropout: Before the coarsest score layer.
         alignment: By the trunk's grid, or centred as in other toolkits.
         geometry: caffe pads and crops the paper's nets as released.
@@ -523,19 +524,13 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         return network, "weights start as the classifier's from the hub"
     if plan.pretrained == "none":
         return network, "weights start at random; --pretrained hub or FILE starts from a classifier"
-    files = _weight_files(plan.pretrained)
+    files = weight_files(plan.pretrained)
     taken = start_from(network, *files)
     new = (
         f"; new are {', '.join(taken.missing[:3])}{', ...' if len(taken.missing) > 3 else ''}" if taken.missing else ""
     )
     named = " and ".join(map(str, files))
     return network, f"{len(taken.kept)} of {len(taken.kept) + len(taken.missing)} tensors start as in {named}{new}"
-
-
-def _weight_files(pretrained: str) -> list[Path]:
-    """The files that --pretrained names: one, or several with commas between."""
-    names = [pretrained] if Path(pretrained).exists() else pretrained.split(",")
-    return [artefact.weight_file(Path(name)) for name in names]
 
 
 def _refuse_uneven(plan: Plan, processes: int) -> None:
