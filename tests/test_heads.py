@@ -17,7 +17,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import evaluate
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, create
-from fullyconv.models.heads import head_of
+from fullyconv.models.heads import head_of, with_more_classes
 from fullyconv.prediction import load, predict_files
 from fullyconv.training import checkpoints, train
 from fullyconv.training.loading import Decoder
@@ -93,6 +93,30 @@ def test_a_head_learns_with_the_network_that_it_is_cut_from():
     assert torch.allclose(head(image), model(image)[:, 3:], atol=1e-6)
     assert head.num_classes == 2
     assert model.num_classes == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"upscore": "all"}, {"streams": (1, 2)}])
+def test_more_classes_leave_the_old_scores_as_they_were(options):
+    model = create(TINY, 3, **options).eval()
+    for tower in getattr(model, "towers", [model]):
+        with_random_scores(tower)
+    wider = with_more_classes(model, 5)
+    image = torch.rand(1, 3, 40, 50)
+    with torch.inference_mode():
+        logits = wider(image)
+        assert torch.allclose(logits[:, :3], model(image), atol=1e-6)
+        assert not logits[:, 3:].any()
+        # A new class is upsampled by bilinear kernels: all scores alike stay alike.
+        for tower in getattr(wider, "towers", [wider]):
+            nn.init.ones_(tower.score_layers["stride32"].bias)
+        assert torch.allclose(wider(image)[:, 4], torch.ones(1, 40, 50), atol=1e-5)
+    assert wider.state_dict().keys() == create(TINY, 5, **options).state_dict().keys()
+    assert model.num_classes == 3
+
+
+def test_fewer_classes_are_refused():
+    with pytest.raises(ValueError, match=r"more than the 3 classes of the network, got 3; head_of"):
+        with_more_classes(create(TINY, 3), 3)
 
 
 def single(both: FCN, block: slice) -> FCN:

@@ -1,11 +1,13 @@
-"""One head of a network as a network of its own."""
+"""Score channels of a network: a head of them as a network of its own, and more of them."""
 
 import copy
 from itertools import chain
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from fullyconv.models.fcn import FCN
+from fullyconv.geometry import upscore_kernel
+from fullyconv.models.fcn import FCN, Upscore
 
 
 def head_of(model: FCN, first: int, num_classes: int) -> FCN:
@@ -36,3 +38,44 @@ def _cut(layer: nn.Module, block: slice) -> None:
         setattr(layer, name, nn.Parameter(parameter.detach()[block], parameter.requires_grad))
     for name, buffer in list(layer.named_buffers(recurse=False)):
         setattr(layer, name, buffer[block])
+
+
+def with_more_classes(model: FCN, num_classes: int) -> FCN:
+    """A copy of a network that scores more classes: the first ones as before, new ones zero until they are trained.
+
+    Args:
+        model: The network of fewer classes.
+        num_classes: How many the copy has.
+
+    Raises:
+        ValueError: If they are not more.
+
+    Source: `expand_score` of the authors' release.
+    """
+    if num_classes <= model.num_classes:
+        raise ValueError(
+            f"expected more than the {model.num_classes} classes of the network, got {num_classes}; head_of gives fewer"
+        )
+    wider = copy.deepcopy(model)
+    for part in wider.modules():
+        if isinstance(part, FCN):
+            more, part.num_classes = num_classes - part.num_classes, num_classes
+            for layer in chain(part.score_layers.values(), part.upscore_layers.values()):
+                _grow(layer, more)
+    return wider
+
+
+def _grow(layer: nn.Module, more: int) -> None:
+    """Gives a layer more channels, changing it: upsampling that starts bilinear, scores that start at zero."""
+
+    def grown(tensor: Tensor) -> Tensor:
+        start = tensor.new_zeros(more, *tensor.shape[1:])
+        if isinstance(layer, Upscore):
+            taps = tensor.new_tensor(upscore_kernel(layer.factor, layer.offset)[0])
+            start += torch.outer(taps, taps)
+        return torch.cat((tensor, start))
+
+    for name, parameter in list(layer.named_parameters(recurse=False)):
+        setattr(layer, name, nn.Parameter(grown(parameter.detach()), parameter.requires_grad))
+    for name, buffer in list(layer.named_buffers(recurse=False)):
+        setattr(layer, name, grown(buffer))
