@@ -123,7 +123,8 @@ def weight_file(path: Path) -> Path:
     file = next((candidate for candidate in inner if candidate.is_file()), None)
     if file is None:
         raise FullyconvError(
-            "SEG-M004", f"{path} is no weight file and holds none; give a .safetensors, .pth or .caffemodel file or a run"
+            "SEG-M004",
+            f"{path} is no weight file and holds none; give a .safetensors, .pth or .caffemodel file or a run",
         )
     return file
 

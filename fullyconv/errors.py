@@ -285,8 +285,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M021": Fault(
         "Trained upsampling kernels would be lost",
-        "The file's upsampling is not bilinear, and that of the network is, unless it is said that it is learned. Every "
-        "class has one kernel: what a kernel carries from one class to another has no place in either.",
+        "The file's upsampling is not bilinear, and that of the network is, unless it is said that it is learned. "
+        "Every class has one kernel: what a kernel carries from one class to another has no place in either.",
         "Give the --upscore that the message names.",
     ),
     "SEG-M022": Fault(
