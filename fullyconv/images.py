@@ -124,8 +124,9 @@ def stack(pictures: Sequence[Picture], bands: Sequence[int]) -> Shaped[Tensor, "
         wanted = " and ".join(map(str, bands))
         raise FullyconvError(
             "SEG-D030",
-            f"expected {len(bands)} pictures of each scene, of {wanted} bands, got {len(pictures)}; further pictures, "
-            "such as depth, follow the image: --more 'depth/{name}.png', or more=[...] in Python",
+            f"expected {len(bands)} pictures of each scene, of {wanted} bands, got {len(pictures)}; name the "
+            "others, such as depth: more=depth/{name}.png in data, --more 'depth/{name}.png' for files, more=[...] in "
+            "Python",
         )
     parts = [as_tensor(picture, channels=count) for picture, count in zip(pictures, bands, strict=True)]
     sizes = [f"{part.shape[2]}x{part.shape[1]}" for part in parts]

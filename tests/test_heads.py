@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from fullyconv import cli
 from fullyconv.datasets import open_dataset, with_heads
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import evaluate
@@ -250,6 +251,25 @@ def test_an_interrupted_run_of_two_heads_resumes_to_the_same_bits(run, things, t
     train(things, out=again, resume=True, workers=1)  # its plan knows of the other head
     one, other = (load_file(folder / "last" / "model.safetensors") for folder in (run, again))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_semantic_and_geometric_heads_are_trained_scored_and_drawn_by_commands(data_root, tmp_path, capsys):
+    root = data_root / "labelmefacade"
+    names = sorted(path.stem for path in (root / "images").glob("spatial_envelope*.jpg"))[:9]
+    for kind in ("semantic", "geometric"):
+        lines = [f"{root}/images/{name}.jpg,{root}/derived/{kind}/{name}.png" for name in names]
+        (tmp_path / f"{kind}.csv").write_text("\n".join(["image,mask", *lines]))
+    run, semantic, geometric = (str(tmp_path / name) for name in ("run", "semantic.csv", "geometric.csv"))
+    short = ["--model", TINY, "--steps", "2", "--batch", "2", "--crop", "64,64", "--workers", "0", "--no-report"]
+    assert cli.main(["train", semantic, "--also", geometric, "--out", run, *short, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert cli.main(["evaluate", run, geometric, "--head", "geometric", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["mean_iou"] == pytest.approx(best["geometric/mean_iou"])
+    assert len(report["classes"]) == 3
+    photo = f"{root}/images/{names[0]}.jpg"
+    assert cli.main(["predict", run, photo, "--head", "geometric", "--out", str(tmp_path / "masks")]) == 0
+    assert np.array(Image.open(tmp_path / "masks" / f"{names[0]}.png")).max() < 3
 
 
 def test_a_given_model_of_one_head_is_not_trained_on_two(run, things, sides, tmp_path):

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from fullyconv import cli
 from fullyconv.errors import FullyconvError
 from fullyconv.models import FCN, LateFusion, create, start_from
 from fullyconv.models.heads import head_of
-from fullyconv.prediction import _scores, _tiled_scores
+from fullyconv.prediction import _scores, _tiled_scores, load
 
 TINY = "fcn8s-test_resnet"
 
@@ -140,3 +143,50 @@ def test_each_tower_starts_from_a_file_of_its_own(tmp_path):
         start_from(fused, *files, files[0])
     with pytest.raises(FullyconvError, match=r"SEG-M041.*2 weight files.*1 streams"):
         start_from(first, *files)
+
+
+@pytest.mark.parametrize("options", [[], ["--streams", "3,1"]])
+def test_colors_and_depth_are_fused_by_commands(data_root, tmp_path, options):
+    scenes = data_root / "ycb_video_sample" / "data" / "0000"
+    data = f"folder:{scenes}?images={{name}}-color.png&masks={{name}}-label.png&more={{name}}-depth.png"
+    run, name = str(tmp_path / "run"), "fcn16s-test_resnet"
+    short = ["--model", name, "--steps", "2", "--batch", "2", "--crop", "64,64", "--workers", "0", "--no-report"]
+    assert cli.main(["train", data, "--out", run, *short, *options]) == 0
+    segmenter = load(run)
+    assert segmenter.bands == (3, 1)
+    assert isinstance(segmenter.model, LateFusion) == bool(options)
+    mean = segmenter.model.mean.flatten().tolist()
+    assert mean[:3] == pytest.approx([0.485, 0.456, 0.406])
+    depth = [np.array(Image.open(path)).astype(float) / 65535 for path in scenes.glob("*-depth.png")]
+    assert mean[3] == pytest.approx(np.mean(depth), rel=0.2)  # of the training split's pixels, every 17th
+    pictures = [str(scenes / f"{{name}}-{kind}.png") for kind in ("color", "depth")]
+    assert cli.main(["predict", run, pictures[0], "--more", pictures[1], "--out", str(tmp_path / "masks")]) == 0
+    first, further = (picture.replace("{name}", "000001") for picture in pictures)
+    drawn = np.array(Image.open(tmp_path / "masks" / "000001-color.png"))
+    assert np.array_equal(drawn, segmenter(first, more=[further]).mask)
+    assert cli.main(["predict", run, first, "--out", str(tmp_path / "more")]) == 2
+
+
+def test_towers_start_from_runs_by_command(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(4):
+        for kind, pixels in (
+            ("color", random.integers(0, 255, (32, 48, 3), np.uint8)),
+            ("depth", random.integers(0, 9000, (32, 48), np.uint16)),
+            ("truth", random.integers(0, 2, (32, 48), np.uint8)),
+        ):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "data" / kind / f"{number}.png")
+    short = ["--model", TINY, "--steps", "1", "--batch", "2", "--workers", "0", "--validations", "1", "--no-report"]
+    data = f"folder:{tmp_path / 'data'}?masks=truth/{{name}}.png&images="
+    runs = [str(tmp_path / name) for name in ("color-run", "depth-run", "fused")]
+    for run, kind in zip(runs, ("color", "depth"), strict=False):
+        assert cli.main(["train", data + kind + "/{name}.png", "--out", run, *short]) == 0
+    scenes = data + "color/{name}.png&more=depth/{name}.png"
+    frozen = ["--streams", "3,1", "--pretrained", ",".join(runs[:2]), "--lr", "0", "--ema", "0"]
+    assert cli.main(["train", scenes, "--out", runs[2], *short, *frozen]) == 0
+    for number, run in enumerate(runs[:2]):
+        assert torch.equal(
+            load(runs[2]).model.towers[number].score_layers["stride8"].weight,
+            load(run).model.score_layers["stride8"].weight,
+        )
