@@ -211,6 +211,7 @@ def evaluate(
     if out is not None:
         refuse_foreign(Path(out))
     dataset = open_dataset(data)
+    dataset = dataset.heads.get(head or "", dataset)  # a data set such as SIFT Flow has labels for several heads
     pairs = _with_masks(dataset, split)
     segmenter = model if isinstance(model, Segmenter) else load(model, head=head)
     with _progress(len(pairs), "evaluating") as advance:

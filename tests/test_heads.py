@@ -227,6 +227,9 @@ def test_each_head_is_scored_by_its_own_masks(run, things, sides):
     assert first.scores["mean_iou"] == pytest.approx(best["mean_iou"], abs=1e-12)
     assert second.scores["mean_iou"] == pytest.approx(best["sides/mean_iou"], abs=1e-12)
     assert second.labels.names == open_dataset(sides).labels.names
+    both = with_heads(open_dataset(things), [sides])
+    assert torch.equal(evaluate(run, both, head="sides").confusion, second.confusion)
+    assert torch.equal(evaluate(run, both).confusion, first.confusion)
     for folder in ("evaluation", "evaluation-sides"):
         assert (run / folder / "report.html").is_file()
     with pytest.raises(FullyconvError, match="SEG-M040"):

@@ -126,7 +126,8 @@ def train(
     Args:
         data: Folder whose layout is recognised, or LAYOUT:PATH.
         model: fcn32s- to fcn4s- and a trunk: timm's, or vgg16.
-        also: Other masks of the same images, each for a head: [NAME=]DATA.
+        also: Other masks of the same images, each for a head: [NAME=]DATA. The losses of all heads are added; the mean
+            IoU of the first head, that of `data`, decides which model is the best.
         val: Validate on the val split of other DATA, none of it trained on.
         out: Run folder; runs/DATA-MODEL if left out.
         epochs: Length in passes over the images; 100 if nothing is said.
@@ -308,7 +309,8 @@ class _Run:
             if tracker:
                 accelerator.init_trackers("tensorboard")
             journal = Journal(self.folder, accelerator, from_step=loop.state.step)
-            for line in [*_introduction(plan, self.examinations, network, loop.state.step, start), *conversion]:
+            told = _introduction(plan, self.examinations, self.dataset, network, loop.state.step, start)
+            for line in [*told, *conversion]:
                 journal.say(line)
             with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
                 self._fit(loop, feed, journal, stop)
@@ -604,13 +606,15 @@ def _samples(plan: Plan, decoder: Decoder, *, small: bool = False) -> Samples:
 
 
 def _introduction(
-    plan: Plan, examinations: Sequence[doctor.Examination], network: FCN, step: int, start: str
+    plan: Plan, examinations: Sequence[doctor.Examination], dataset: Dataset, network: FCN, step: int, start: str
 ) -> list[str]:
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     recipe = plan.recipe
     length = f"{plan.steps} steps" if plan.steps else f"a budget of {(plan.budget_seconds or 0) / 60:g} minutes"
+    heads = ", ".join(f"{name} ({len(head.labels)} classes)" for name, head in dataset.heads.items())
     lines = [
         *(f"{examination}\n" for examination in examinations),
+        *([f"heads: {heads}"] if dataset.also else []),
         f"{plan.architecture['name']}: {parameters:.1f} M parameters, scores every {network.grid.stride} pixels from "
         f"pixel {float(network.grid.start):g}, receptive field {network.coarsest.field}, {plan.precision}",
         f"{length}, batch {recipe.batch}, {recipe.optimizer} at {recipe.learning_rate:g}, seed {plan.seed}",
