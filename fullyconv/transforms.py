@@ -89,6 +89,38 @@ class Augmentation:
         return image * self.peak, mask
 
 
+def conceal(
+    image: Float[Tensor, "*n c height width"],
+    mask: Integer[Tensor, "*n height width"],
+    *,
+    foreground: float | None = None,
+    background: float | None = None,
+    background_class: int = 0,
+    ignore_index: int = 255,
+) -> Float[Tensor, "*n c height width"]:
+    """The image without what the truth calls foreground or background: which of them, or the mere shape, tells a class?
+
+    Args:
+        image: In [0, 1].
+        mask: Class indices or `ignore_index`. Ignored pixels, such as the border around an object, show something of
+            both, and are concealed with either.
+        foreground: What every band of the foreground becomes; None keeps it.
+        background: What every band of the background becomes; None keeps it. With unlike values for both, only the
+            shape of objects is left.
+        background_class: All other classes are foreground.
+        ignore_index: The mask value of pixels that do not count.
+
+    Source: Shelhamer, Long and Darrell 2017, section 6, table 8; the paper does not say which values it fills in.
+    """
+    ignored = (mask == ignore_index).unsqueeze(-3)
+    behind = (mask == background_class).unsqueeze(-3)
+    if foreground is not None:
+        image = torch.where(behind, image, foreground)
+    if background is not None:
+        image = torch.where(behind | ignored, background, image)
+    return image
+
+
 class _Draws:
     """Numbers from a generator, one after the other."""
 

@@ -1,9 +1,9 @@
-"""Laws of augmentation."""
+"""Laws of augmentation, and of concealing what the truth tells apart."""
 
 import pytest
 import torch
 
-from fullyconv.transforms import Augmentation
+from fullyconv.transforms import Augmentation, conceal
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -130,3 +130,30 @@ def test_samples_of_unlike_images_keep_their_size():
     for size in ((9, 7), (40, 30)):
         image, mask = augment(torch.rand(3, *size), torch.zeros(size, dtype=torch.uint8), generator())
         assert image.shape[1:] == mask.shape == size
+
+
+SCENE = torch.tensor([[0, 0, 255, 3], [1, 255, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("fills", "expected"),
+    [
+        ({}, "abcdefgh"),
+        ({"foreground": 0.5}, "ab....gh"),
+        ({"background": 0.5}, "...de..."),
+        ({"foreground": 1.0, "background": 0.5}, "...11..."),
+    ],
+)
+def test_concealed_images_show_what_is_kept(fills, expected):
+    image = torch.rand(2, 3, 2, 4)
+    values = {letter: image.flatten(2)[:, :, place] for place, letter in enumerate("abcdefgh")}
+    values |= {".": torch.full((2, 3), 0.5), "1": torch.ones(2, 3)}
+    wanted = torch.stack([values[letter] for letter in expected], 2).view_as(image)
+    assert torch.equal(conceal(image, SCENE.expand(2, -1, -1), **fills), wanted)
+
+
+def test_any_class_can_be_the_background():
+    image = torch.rand(3, 2, 4)
+    concealed = conceal(image, SCENE, background=0.0, background_class=3)
+    assert torch.equal(concealed[:, SCENE == 0], image[:, SCENE == 0])
+    assert not concealed[:, SCENE == 3].any()
