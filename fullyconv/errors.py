@@ -331,8 +331,8 @@ FAULTS: dict[str, Fault] = {
         "The streams do not share out the bands",
         "In a late fusion each stream is a network that sees some bands of the image, in order; together they see all. "
         "Each may start from weights of its own.",
-        "Give --streams the bands of each, such as 3,1 for colours and depth, and --pretrained one file, or one for each "
-        "stream.",
+        "Give --streams the bands of each, such as 3,1 for colours and depth, and --pretrained one file, or one for "
+        "each stream.",
     ),
     # P: prediction
     "SEG-P001": Fault(
