@@ -78,6 +78,16 @@ def test_every_map_covers_every_image(name):
             assert model.crop_offsets[-1] + size <= stride * (cells - 1) + kernel_size
 
 
+@pytest.mark.parametrize("name", ["fcn16s-googlenet", "fcn8s-googlenet", "fcn16s-alexnet", "fcn8s-alexnet"])
+def test_nets_that_the_authors_left_out_cover_every_image_too(name):
+    model = blank(name)
+    stride = int(model.grid.stride)
+    with torch.device("meta"):
+        for size in (1, 2, 40, 50, 97, 227, 255, 256, 257):
+            cells = model.scores(torch.zeros(1, 3, size, size)).shape[-1]
+            assert model.grid.start + stride * (cells - 1) >= size - 1
+
+
 def miniature(bands: int, geometry: Geometry) -> Layers:
     """VGG16's geometry with few channels."""
     layers: Layers = {}

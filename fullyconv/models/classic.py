@@ -244,7 +244,9 @@ class ClassicFCN(FCN):
         finer = zip(reversed(scores[:-1]), reversed(self.grids[:-1]), self.crop_offsets[:-1], strict=True)
         for score, fine, crop in finer:
             wide = self._upscore_onto(fine).spread(fused)
-            fused = wide + _cropped(score, crop, (wide.shape[2], wide.shape[3]))
+            score = _cropped(score, crop, (wide.shape[2], wide.shape[3]))
+            # GoogLeNet's finer maps end a cell or two before what the coarser ones reach, well beyond the image.
+            fused = _cropped(wide, 0, (score.shape[2], score.shape[3])) + score
         if "image" in self.upscore_layers:
             return _cropped(self._upscore_onto(Grid()).spread(fused), self.crop_offsets[-1], size)
         # One ring of zeros: interpolating into it is what a transposed convolution does beyond its last cell.
