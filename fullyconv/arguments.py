@@ -119,7 +119,6 @@ def help_text(function: Callable[..., Any], command: str, *, configurable: bool 
     return "\n".join(
         [
             f"usage: fullyconv {' '.join([command, *usage, '[options]'])}",
-            "",
             textwrap.fill(text.partition("\n")[0], WIDTH),
             "",
             *(_row(left, right) for left, right in [*rows, ("--json", JSON_HELP)]),

@@ -160,7 +160,7 @@ def _no_model(folder: Path) -> str:
         return (
             f"{folder} does not exist; {f'models nearby: {found}' if found else 'train one with: fullyconv train DATA'}"
         )
-    if (folder / "checkpoints").exists():
+    if any(folder.glob("checkpoints")) or any(folder.glob("*/checkpoints")):
         return f"{folder} is a run that has no model yet; go on with: fullyconv train DATA --out {folder} --resume"
     return (
         f"{folder} holds no {CONFIG}, so it is neither a model folder nor a run; train one with: fullyconv train DATA"

@@ -413,6 +413,12 @@ FAULTS: dict[str, Fault] = {
         "same.",
         "Give the data as they were; or begin a new run that starts from the old one's weights with --pretrained.",
     ),
+    "SEG-T010": Fault(
+        "A network without stages",
+        "--staged trains FCN-32s, then FCN-16s from its weights, and so on up to the network that is named. An FCN-32s "
+        "is the first stage itself, and a network with -atonce- is made to be trained without stages.",
+        "Name a network with finer taps, such as fcn8s-vgg16, or leave --staged out.",
+    ),
     "SEG-T011": Fault(
         "No pixels to sample",
         "--sampling is the probability that a pixel counts in the loss; at 0 there would be no loss.",

@@ -168,7 +168,7 @@ def test_faults_of_a_configuration_file_name_the_file(tmp_path: Path, text: str,
 
 def test_help_shows_usage_options_defaults_and_example() -> None:
     text = arguments.help_text(sample, "sample")
-    assert text.startswith("usage: fullyconv sample DATA FILES... [options]\n\nDo a thing.\n")
+    assert text.startswith("usage: fullyconv sample DATA FILES... [options]\nDo a thing.\n")
     assert "A folder.\n" in text
     assert "--steps N " in text
     assert "--crop N,N " in text

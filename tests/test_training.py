@@ -164,7 +164,7 @@ def test_two_processes_train_as_one(data, tmp_path, length):
 def test_a_run_folder_tells_all(whole):
     expected = {
         "args.yaml", "checkpoints", "env.json", "evaluation", "last", "metrics.jsonl", "model", "plan.json", "plots",
-        "report.html",
+        "report.html", "result.json",
     }  # fmt: skip
     assert {item.name for item in whole.iterdir()} - {"tensorboard"} == expected
     config = json.loads((whole / "model" / "config.json").read_text())

@@ -260,6 +260,25 @@ def counted_pixels(samples: Samples, class_weights: Sequence[float] | None) -> f
     return total / (len(decoder.pairs) * len(sizes))
 
 
+def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as --config takes them back: what was chosen, in YAML's own types."""
+    plain = {name: _plain(value) for name, value in options.items()}
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Dataset | Path):
+        return named(value)
+    return value if isinstance(value, int | float | str) else None
+
+
+def named(data: str | Path | Dataset) -> str:
+    """How a data set is given on the command line, as far as that can be."""
+    return str(data.root if isinstance(data, Dataset) else data)
+
+
 def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:
     """The precision to compute in; `auto` is bf16 where the machine is faster in it."""
     if wanted != "auto":

@@ -97,15 +97,28 @@ def recipe_for(name: str, trunk: str, *, stage: int = 0, layout: str = "") -> Re
     Args:
         name: Key of `RECIPES`.
         trunk: Such as `vgg16`. In the authors' FCN-AlexNet, the trunk's biases are no exception to its weights.
-        stage: How many stages of training were before; the learning rate is divided by 100 for each.
-        layout: Of the data set: for SIFT Flow, the authors' FCN-8s keeps the rate of their FCN-16s.
+        stage: How many stages of training were before.
+        layout: Of the data set.
     """
     recipe = RECIPES[name]
     if name not in PAPER:
         return recipe
     rate = CVPR15_RATES.get(trunk, recipe.learning_rate) if name == "cvpr15" else recipe.learning_rate
-    falls = min(stage, 1) if name == "heavy" and layout == "siftflow" else stage
-    return replace(recipe, learning_rate=rate / 100**falls, plain_trunk_biases=trunk == "alexnet")
+    slow = slowdown(name, stage, layout)
+    return replace(recipe, learning_rate=rate / slow, plain_trunk_biases=trunk == "alexnet")
+
+
+def slowdown(name: str, stage: int, layout: str = "") -> float:
+    """What the learning rate of a recipe is divided by in a stage: in the paper's, 100 for each stage before.
+
+    Args:
+        name: Key of `RECIPES`.
+        stage: How many stages of training were before.
+        layout: Of the data set: for SIFT Flow, the authors' FCN-8s keeps the rate of their FCN-16s.
+    """
+    if name not in PAPER:
+        return 1.0
+    return 100.0 ** (min(stage, 1) if name == "heavy" and layout == "siftflow" else stage)
 
 
 def reduced(recipe: Recipe, reduction: Reduction, pixels: float) -> Recipe:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,14 +39,18 @@ from fullyconv.training.plan import (
     bands_of,
     class_weights_of,
     counted_pixels,
+    named,
     precision_of,
     recipe_of,
+    recorded,
     seconds_of,
     stage_of,
     steps_of,
     weight_files,
 )
 from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced, tune_scores_only
+from fullyconv.training.result import TrainingRun
+from fullyconv.training.stages import staged_options, train_in_stages
 
 if TYPE_CHECKING:
     from accelerate import Accelerator, PartialState
@@ -54,32 +58,6 @@ if TYPE_CHECKING:
     from fullyconv.training.loop import Loop, StopRequest
 
 CHECKPOINT_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """What training made; the same on every process."""
-
-    run: Path
-    best: Mapping[str, float]
-    epochs: float
-    steps: int
-    images_per_second: float
-    minutes: float
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"run", "best", "epochs", "steps", "images_per_second", "minutes"}`."""
-        return {**asdict(self), "run": str(self.run)}
-
-    def __str__(self) -> str:
-        scores = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f}" for name, value in self.best.items())
-        page = self.run / "report.html"
-        look = f"look at    {page}\n" if page.exists() else ""
-        return (
-            f"{self.run}: best on val: {scores}; "
-            f"{self.epochs:.1f} epochs, {self.steps} steps in {self.minutes:.1f} min\n"
-            f"{look}predict    fullyconv predict {self.run} PHOTOS --out masks/"
-        )
 
 
 def train(
@@ -94,6 +72,7 @@ def train(
     budget: str | None = None,
     resume: bool = False,
     pretrained: str = "none",
+    staged: bool = False,
     recipe: Literal["default", "cvpr15", "heavy"] = "default",
     batch: int | None = None,
     accumulate: int = 1,
@@ -135,6 +114,7 @@ def train(
         budget: Length in time, such as 90s, 30m or 2h.
         resume: Go on where the run in --out stopped, by its own plan.
         pretrained: none, hub (timm's), or weight files or runs, one a stream.
+        staged: Train FCN-32s, then 16s from it, and so on; each in OUT/32s, ...
         recipe: The settings that the options below override.
         batch: Images per step, over all processes.
         accumulate: Parts that a batch is computed in, to save memory.
@@ -174,6 +154,14 @@ def train(
         dataset = validated_on(dataset, with_heads(open_dataset(val), also))
     fingerprint = _fingerprint(dataset)
     folder = _run_folder(dataset, model, None if out is None else Path(out), resume, fingerprint)
+    saved = staged_options(folder) if resume else options if staged else None
+    if saved is not None:
+        for stage in folder.glob("*/plan.json"):
+            _saved_plan(stage.parent, dataset, fingerprint)
+        whole = {**dict.fromkeys(options), **saved, "workers": workers}
+        with _processes() as state:
+            state.wait_for_everyone()  # till all have found the folder empty; one of them writes to it next
+            return train_in_stages(train, data, whole, folder, dataset.layout)
     examinations = [doctor.examine(head, splits=("train", "val")) for head in dataset.heads.values()]
     for head, examination in zip(dataset.heads.values(), examinations, strict=True):
         examination.refuse_if_broken()
@@ -199,7 +187,7 @@ def train(
         chosen = recipe_of(base, given, dataset.pairs("train"), augment=augment, crop=crop)
         bands = model.bands if isinstance(model, Segmenter) else bands_of(dataset.pairs("train"), channels)
         plan = Plan(
-            data=_named(data),
+            data=named(data),
             fingerprint=fingerprint,
             architecture=model.named_architecture()
             if isinstance(model, Segmenter)
@@ -215,32 +203,39 @@ def train(
             class_weights=None,
             pretrained=pretrained,
             bands=bands,
-            also=tuple(map(_named, also)),
-            val=None if val is None else _named(val),
+            also=tuple(map(named, also)),
+            val=None if val is None else named(val),
         )
-    # As --config takes them back: what was chosen, in YAML's own types.
-    plain = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in {**options, "also": plan.also}.items()
-        if isinstance(value, int | float | str | tuple | list)
-    }
     with _processes() as state:
         plan = replace(plan, precision=_agreed(precision_of(plan.precision), state))
-        run = _Run(plan, dataset, folder, plain, examinations, begun)
+        run = _Run(plan, dataset, folder, recorded(options), examinations, begun)
         return run.carry_out(model, resume=resume, workers=workers, report=report)
 
 
 @contextmanager
 def _processes() -> Iterator["PartialState"]:
-    """The processes that train together, found anew for each run: Accelerate would keep the first run's settings."""
+    """The processes that train together; those of a staged run for all of its stages.
+
+    Accelerate's settings are forgotten after each run, or it would keep the first one's. The processes cannot part and
+    find each other again, so that only the outermost run lets them go.
+    """
     from accelerate import PartialState
     from accelerate.state import AcceleratorState
 
+    if PartialState._shared_state:
+        try:
+            yield PartialState()
+        finally:
+            AcceleratorState._reset_state()
+        return
     # Without `cpu`, processes on CPUs would not find each other; without the timeout, those that wait while the first
     # one draws its report would give up after ten minutes.
     cpu = not torch.accelerator.is_available()
     try:
-        yield PartialState(cpu=cpu, timeout=timedelta(hours=12)) if "RANK" in os.environ else PartialState(cpu=cpu)
+        several = {"timeout": timedelta(hours=12)} if "RANK" in os.environ else {}
+        state = PartialState(cpu=cpu, **several)
+        yield state
+        state.destroy_process_group()  # not after a fault: it would wait for processes that do not come
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -314,8 +309,7 @@ class _Run:
                 journal.say(line)
             with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
                 self._fit(loop, feed, journal, stop)
-        self._finish(loop, accelerator, report)
-        return self._result(loop)
+        return self._finish(loop, accelerator, report)
 
     def _loop(self, plan: Plan, network: FCN, ignore_index: int, accelerator: "Accelerator") -> "Loop":
         from fullyconv.training.loop import Loop, Objective, Pace
@@ -390,19 +384,24 @@ class _Run:
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
             raise KeyboardInterrupt(f"stopped at step {loop.state.step}, {saved}; go on with: {again}") from None
 
-    def _finish(self, loop: "Loop", accelerator: "Accelerator", report: bool) -> None:
+    def _finish(self, loop: "Loop", accelerator: "Accelerator", report: bool) -> TrainingRun:
         """Keeps the last model, and, for a report, scores the best one as `evaluate` does; on the first process."""
+        result = self._result(loop)
         try:
             if accelerator.is_main_process:
                 loop.keep(loop.shown, "last", loop.state.last)
                 if report:
                     self._evaluate()
                     write_report(self.folder)
+                result = self._result(loop)
+                result.write()
         except KeyboardInterrupt:
             again = shlex.join(["fullyconv", "evaluate", str(self.folder), self.plan.val or self.plan.data])
             raise KeyboardInterrupt(f"trained, but the report is not drawn; score the model with: {again}") from None
         accelerator.wait_for_everyone()
-        accelerator.end_training()
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        return result
 
     def _evaluate(self) -> None:
         """Writes the report of each head: the first one's to `evaluation`, the others' to `evaluation-NAME`."""
@@ -423,9 +422,9 @@ class _Run:
 
 
 def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
-    """The plans under runs/ that were made for these data; damaged ones are passed over."""
+    """The plans under runs/ that were made for these data, those of stages too; damaged ones are passed over."""
     mine = []
-    for file in Path("runs").glob("*/plan.json"):
+    for file in (*Path("runs").glob("*/plan.json"), *Path("runs").glob("*/*/plan.json")):
         try:
             same = json.loads(file.read_text(encoding="utf-8")).get("fingerprint") == fingerprint
         except (json.JSONDecodeError, OSError):
@@ -435,15 +434,10 @@ def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
     return mine
 
 
-def _named(data: str | Path | Dataset) -> str:
-    """How a data set is given on the command line, as far as that can be."""
-    return str(data.root if isinstance(data, Dataset) else data)
-
-
 def _begun_with(out: str | Path | None, option: str) -> Any:
     """What an option was when the run in a folder was begun; None if there is no run."""
-    plan = Path(out) / "plan.json" if out is not None else None
-    return json.loads(plan.read_text(encoding="utf-8"))[option] if plan and plan.is_file() else None
+    plans = [] if out is None else [*Path(out).glob("plan.json"), *Path(out).glob("*/plan.json")]
+    return json.loads(plans[0].read_text(encoding="utf-8"))[option] if plans else None
 
 
 def _saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:
@@ -482,7 +476,8 @@ def _run_folder(
         base = Path("runs") / f"{dataset.root.resolve().name}-{_name(model)}"
         mine = _runs_on(fingerprint) if resume else []
         if mine:
-            return max(mine, key=lambda file: file.stat().st_mtime).parent
+            newest = max(mine, key=lambda file: file.stat().st_mtime).parent
+            return newest.parent if staged_options(newest.parent) else newest
         numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
         return next(folder for folder in numbered if not folder.exists())
     if out.is_file() or (not resume and out.exists() and any(out.iterdir())):

@@ -1,0 +1,49 @@
+"""What a run comes to, and the file that keeps it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What training made; the same on every process."""
+
+    run: Path
+    best: Mapping[str, float]
+    epochs: float
+    steps: int
+    images_per_second: float
+    minutes: float
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"run", "best", "epochs", "steps", "images_per_second", "minutes"}`."""
+        return {**asdict(self), "run": str(self.run)}
+
+    def __str__(self) -> str:
+        scores = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f}" for name, value in self.best.items())
+        page = self.run / "report.html"
+        look = f"look at    {page}\n" if page.exists() else ""
+        return (
+            f"{self.run}: best on val: {scores}; "
+            f"{self.epochs:.1f} epochs, {self.steps} steps in {self.minutes:.1f} min\n"
+            f"{look}predict    fullyconv predict {self.run} PHOTOS --out masks/"
+        )
+
+    def write(self) -> None:
+        """Writes result.json into the run folder, the last file of a run: where it stands, the run is over."""
+        fresh = self.run / f".{FILE}"
+        fresh.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
+        fresh.replace(self.run / FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> "TrainingRun | None":
+        """The result of a run that is over, or None."""
+        file = folder / FILE
+        if not file.is_file():
+            return None
+        return cls(**{**json.loads(file.read_text(encoding="utf-8")), "run": folder})
