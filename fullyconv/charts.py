@@ -11,6 +11,7 @@ from fullyconv.labels import Color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, Any]
@@ -120,7 +121,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     loss_axes.plot(steps, _smoothed(losses), color=ACCENT, linewidth=1.6)
     if len(losses) and np.nanmin(losses) > 0:
         loss_axes.set_yscale("log")
-        _plain_ticks(loss_axes)
+        _plain_ticks(loss_axes.yaxis)
     loss_axes.set_title("training loss", loc="left", fontsize=11)
     rate_axes.plot(*_series(training, "lr"), color=QUIET, linewidth=1.4)
     rate_axes.set_title("learning rate", loc="left", fontsize=11)
@@ -168,12 +169,18 @@ def comparison(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, A
     """
     measures, panels = _unique(rows, "measure"), _unique(lines, "panel")
     count = len(measures) + len(panels)
-    columns = min(3, count)
+    down = math.ceil(count / 3)
+    across = math.ceil(count / down)
     high = max(1.1 + 0.3 * len(_unique(rows, "label")), 2.8 if lines else 0)
-    figure = _figure(3.1 * columns + 1.4, high * math.ceil(count / columns) + 0.4)
-    grid = figure.subplots(math.ceil(count / columns), columns, squeeze=False).flatten().tolist()
-    for axes, measure in zip(grid, measures, strict=False):
-        _dots(axes, [row for row in rows if row["measure"] == measure])
+    figure = _figure(2.9 * across + 1.6, high * down + 0.4)
+    grid = figure.subplots(down, across, squeeze=False).flatten().tolist()
+    before: list[str] = []
+    for place, (axes, measure) in enumerate(zip(grid, measures, strict=False)):
+        chosen = [row for row in rows if row["measure"] == measure]
+        _dots(axes, chosen)
+        if place % across and _unique(chosen, "label") == before:  # the panel at its left tells the labels
+            axes.tick_params(labelleft=False)
+        before = _unique(chosen, "label")
     for axes, panel in zip(grid[len(measures) :], panels, strict=False):
         _lines(axes, [line for line in lines if line["panel"] == panel])
     for axes in grid[:count]:
@@ -202,6 +209,7 @@ def _dots(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
     shown = [value for row in rows for value in (row["ours"], row["paper"]) if value is not None and value > 0]
     if shown and max(shown) > FAR_APART * min(shown):
         axes.set_xscale("log")
+        _plain_ticks(axes.xaxis)
     axes.set_yticks(places, [_short(row["label"]) for row in rows], fontsize=9)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     unit = f", {rows[0]['unit']}" if rows[0]["unit"] else ""
@@ -263,13 +271,13 @@ def _smoothed(values: Array) -> Array:
     return np.asarray((total[last] - total[first]) / (last - first))
 
 
-def _plain_ticks(axes: "Axes") -> None:
+def _plain_ticks(axis: "Axis") -> None:
     """Writes the numbers of a logarithmic axis as people do: 0.2, not 2 x 10^-1."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _text_size(classes: int) -> float:

@@ -37,3 +37,38 @@ def test_curves_need_no_validation_and_no_positive_loss(tmp_path: Path) -> None:
 
 def test_smoothing_keeps_a_constant() -> None:
     assert charts._smoothed(np.full(500, 3.0)).tolist() == pytest.approx([3.0] * 500)
+
+
+def row(label: str, measure: str, ours: float, paper: float | None = None) -> dict[str, object]:
+    return {
+        "label": label, "measure": measure, "unit": "%", "ours": ours, "paper": paper, "released": None,
+        "repetitions": [ours - 1, ours + 1],
+    }  # fmt: skip
+
+
+def test_a_comparison_has_a_panel_per_measure_and_kind_of_curve() -> None:
+    rows = [row("a", "mean IU", 40), row("b", "mean IU", 50, paper=59.4), row("b", "time", 3)]
+    lines = [
+        {"label": label, "panel": panel, "across": "steps", "x": [1, 2], "y": [3, 4]}
+        for panel in ("loss", "error")
+        for label in ("a", "a", "b")
+    ]
+    figure = charts.comparison(rows, lines)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == ["mean IU, %", "time, %", "loss", "error"]
+    assert [text.get_text() for text in shown[2].get_legend().get_texts()] == ["a", "b"]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"ours", "paper"}
+
+
+def test_the_first_row_of_a_comparison_stands_on_top() -> None:
+    axes = charts.comparison([row("a", "mean IU", 40), row("b", "mean IU", 50)]).axes[0]
+    places = {text.get_text(): place for place, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}
+    assert places["a"] > places["b"]
+
+
+def test_numbers_far_apart_stand_on_a_logarithmic_axis() -> None:
+    def scale(paper: float) -> str:
+        return str(charts.comparison([row("a", "time", 10, paper=paper)]).axes[0].get_xscale())
+
+    assert scale(paper=199) == "linear"
+    assert scale(paper=201) == "log"

@@ -1,20 +1,28 @@
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fullyconv import cli
+from fullyconv.datasets import Dataset, digits
 from fullyconv.errors import FullyconvError
-from fullyconv.experiments import EXPERIMENTS, Experiment, nets
-from fullyconv.experiments.findings import Findings, Row, compare, markdown, mean_row, number, table
+from fullyconv.experiments import EXPERIMENTS, Experiment, Place, nets
+from fullyconv.experiments.findings import Findings, Row, Side, compare, conclude, markdown, mean_row, number, table
 from fullyconv.experiments.reproduction import Listing, Reproduction, reproduce
+from fullyconv.experiments.runs import Trial
+from fullyconv.experiments.scenes import depth_of, known_data, parity_of, plain, write_digits
+from fullyconv.experiments.schedule import Alike, Cost, Schedule, schedule, taken
 from fullyconv.experiments.timing import interleaved
-from fullyconv.experiments.workbench import Settings, Workbench, known_data
+from fullyconv.experiments.trials import Outcome, carry_out, loss_curves, scale
+from fullyconv.experiments.warmup import Crops
+from fullyconv.experiments.workbench import Settings, Workbench
 
 KEYS = {"experiment", "title", "source", "rows", "conclusion", "conditions", "curves", "out", "files"}
 
@@ -146,7 +154,7 @@ def test_an_interrupted_experiment_goes_on_with_what_it_has(
     words = told.partition("fullyconv ")[2].split()
     assert cli.main(words) == 0
     assert asked == ["first", "stop"]
-    assert Settings(**json.loads((tmp_path / "a" / "settings.json").read_text())).minutes == 3
+    assert json.loads((tmp_path / "a" / "settings.json").read_text())["minutes"] == 3
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
@@ -164,34 +172,61 @@ def test_an_experiment_that_has_measured_nothing_leaves_nothing(
 
 def test_known_data_are_found_best_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "camvid").mkdir()
+    places = (Place("VOCdevkit"), Place("camvid", "camvid:%s", ("edges=%s/edges",)))
     monkeypatch.setenv("FULLYCONV_DATA", str(tmp_path))
-    assert known_data(("VOCdevkit", "camvid")) == str(tmp_path / "camvid")
-    assert known_data(("VOCdevkit",)) is None
+    assert known_data(places) == (f"camvid:{tmp_path}/camvid", (f"edges={tmp_path}/camvid/edges",))
+    assert known_data(places[:1]) == (None, ())
     monkeypatch.delenv("FULLYCONV_DATA")
-    assert known_data(("camvid",)) is None
+    assert known_data(places) == (None, ())
 
 
 # Numbers and what they say -------------------------------------------------------------------------------------------
 
 
+def points(label: str, *values: float) -> Row:
+    return mean_row(label, "mean IU", values, unit="%")
+
+
 def test_a_difference_beyond_the_spread_is_told_as_one() -> None:
-    rows = [mean_row("8s", "mean IU", [60.0, 61.0], unit="%"), mean_row("32s", "mean IU", [40.0, 41.0], unit="%")]
-    found = compare(rows, "8s", "32s", "mean IU")
-    assert found.beyond
-    assert str(found).startswith("8s is 20.0 points of mean IU above 32s, more than the spread explains")
-    assert "below 8s" in str(compare(rows, "32s", "8s", "mean IU"))
+    found = compare([points("8s", 60, 61), points("32s", 40, 41)], "8s", "32s", "mean IU")
+    assert found.seen == "above"
+    assert str(found) == "8s against 32s: +20.0 points of mean IU, beyond the spread (± 3.0)"
 
 
 def test_a_difference_within_the_spread_is_told_as_none() -> None:
-    rows = [mean_row("8s", "mean IU", [40.0, 61.0], unit="%"), mean_row("32s", "mean IU", [41.0, 50.0], unit="%")]
-    assert "there is no difference beyond the spread: +5.0 points" in str(compare(rows, "8s", "32s", "mean IU"))
+    found = compare([points("8s", 40, 61), points("32s", 41, 50)], "8s", "32s", "mean IU")
+    assert found.seen == "level"
+    assert str(found).startswith("8s against 32s: +5.0 points of mean IU, no difference beyond the spread (±")
 
 
 def test_nothing_is_concluded_from_single_runs() -> None:
-    rows = [mean_row("8s", "mean IU", [90.0], unit="%"), mean_row("32s", "mean IU", [10.0], unit="%")]
-    found = compare(rows, "8s", "32s", "mean IU")
-    assert not found.beyond
-    assert "nothing was repeated" in str(found)
+    found = compare([points("8s", 90), points("32s", 10)], "8s", "32s", "mean IU", paper="above")
+    assert found.seen is None
+    assert str(found).endswith("of unknown weight, since nothing was repeated")
+
+
+@pytest.mark.parametrize(
+    ("eight", "paper", "told"),
+    [
+        (60, "above", "+20.0 points of mean IU, beyond the spread (± 0.0), as in the paper"),
+        (60, "level", "beyond the spread (± 0.0), where the paper sees none"),
+        (40, "above", "no difference beyond the spread (± 0.0), where the paper has it above"),
+        (40, "level", "no difference beyond the spread (± 0.0), as in the paper"),
+        (20, "above", "-20.0 points of mean IU, beyond the spread (± 0.0), against the paper"),
+        (20, None, "-20.0 points of mean IU, beyond the spread (± 0.0)"),
+    ],
+)
+def test_a_difference_is_set_beside_the_papers(eight: float, paper: Side | None, told: str) -> None:
+    rows = [points("8s", eight, eight), points("32s", 40, 40)]
+    assert str(compare(rows, "8s", "32s", "mean IU", paper=paper)).endswith(told)
+
+
+def test_a_conclusion_tells_the_scale_first() -> None:
+    rows = [points("8s", 60, 60), points("32s", 40, 40)]
+    sentence = conclude("After 5 steps", [compare(rows, *pair, "mean IU") for pair in (("8s", "32s"), ("32s", "8s"))])
+    assert sentence.startswith("After 5 steps: 8s against 32s: +20.0 points")
+    assert "; 32s against 8s: -20.0 points" in sentence
+    assert sentence.endswith(".")
 
 
 def test_the_margin_is_that_of_students_test() -> None:
@@ -234,11 +269,170 @@ def test_works_take_turns() -> None:
     assert [len(times) for times in taken.values()] == [2, 2]
 
 
+# The time ------------------------------------------------------------------------------------------------------------
+
+COSTS = {"cheap": Cost(step=0.1, image=0.02, beside=2.0), "dear": Cost(step=0.4, image=0.05, beside=3.0, nets=3)}
+
+
+@pytest.mark.parametrize("alike", ["steps", "seconds"])
+@pytest.mark.parametrize("seconds", [30, 100, 1000, 5000])
+def test_a_schedule_fits_into_its_time(alike: Alike, seconds: float) -> None:
+    assert 0.8 * seconds < taken(COSTS, schedule(COSTS, seconds, val=10**6, alike=alike)) <= seconds
+
+
+def test_equal_steps_are_equal_and_equal_seconds_nearly() -> None:
+    assert len(set(schedule(COSTS, 1000, val=20, alike="steps").steps.values())) == 1
+    plan = schedule(COSTS, 1000, val=20, alike="seconds")
+    seconds = [taken({label: cost}, plan) for label, cost in COSTS.items()]
+    assert seconds[0] == pytest.approx(seconds[1], rel=0.01)
+
+
+@pytest.mark.parametrize(("seconds", "seeds"), [(5000, 3), (1000, 2), (20, 1), (1, 1)])
+def test_there_are_as_many_seeds_as_fit(seconds: float, seeds: int) -> None:
+    assert schedule(COSTS, seconds, val=20, alike="steps").seeds == seeds
+
+
+def test_no_net_gets_less_than_the_least_steps() -> None:
+    plan = schedule(COSTS, 0, val=100, alike="seconds")
+    assert plan == Schedule(seeds=1, val=20, steps={"cheap": 4, "dear": 12})
+
+
+# Data ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_digits(tmp_path_factory.mktemp("digits"), seed=0, train=4, val=2, size=(64, 96))
+
+
+def test_digits_have_depth_and_a_second_head(scenes: Dataset) -> None:
+    assert {split: len(pairs) for split, pairs in scenes.splits.items()} == {"train": 4, "val": 2}
+    assert list(scenes.heads) == ["digit", "parity"]
+    assert scenes.labels.names == digits.LABELS.names
+    assert scenes.also[0].labels.names == ("background", "even", "odd")
+    assert all(picture.is_file() for pair in scenes.pairs("train") for picture in pair.pictures)
+    assert len(scenes.pairs("train")[0].pictures) == 2
+
+
+def test_plain_data_are_images_and_labels(scenes: Dataset) -> None:
+    assert plain(scenes).also == ()
+    assert all(pair.more == () for pair in plain(scenes).pairs("val"))
+    assert list(plain(scenes, heads=True).heads) == ["digit", "parity"]
+
+
+def test_parity_is_that_of_the_digit() -> None:
+    values = np.arange(11, dtype=np.uint8)  # background, then the classes of zero to nine
+    assert parity_of(values).tolist() == [0, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2]
+
+
+def test_digits_rise_above_the_ground() -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[:, ::2] = 3
+    depth = depth_of(mask, np.random.default_rng(0)).astype(float)
+    assert depth[:, ::2].mean() - depth[:, 1::2].mean() == pytest.approx(40, abs=1)
+
+
+def test_crops_show_their_class_in_the_middle(scenes: Dataset) -> None:
+    crops = Crops(plain(scenes), "train", seed=0)
+    assert crops.side == 64
+    picture, value = crops.draw(64)
+    assert picture.shape == (64, 3, 64, 64)
+    assert len(set(value.tolist())) > 3
+    brightness = picture[:, :, 30:34, 30:34].mean((1, 2, 3))
+    assert brightness[value > 0].mean() > 1.5 * brightness[value == 0].mean()
+
+
+# Trials --------------------------------------------------------------------------------------------------------------
+
+
+def test_trials_are_timed_and_taken_up(scenes: Dataset, tmp_path: Path) -> None:
+    mine = bench(tmp_path, "table2", minutes=0.1)
+    trial = Trial("FCN-16s", ("fcn32s-test_resnet", "fcn16s-test_resnet"), plain(scenes), options={"batch": 2})
+    outcomes = carry_out(mine, [trial], alike="steps")["FCN-16s"]
+    seeds = range(mine.part("schedule", lambda: None)["seeds"])
+    assert len(outcomes) == len(seeds)
+    assert {folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir()} == {
+        f"fcn-16s-seed{seed}{net}" for seed in seeds for net in ("", "-net1")
+    }
+    plan = json.loads((tmp_path / "runs" / "fcn-16s-seed0" / "plan.json").read_text())
+    before = json.loads((tmp_path / "runs" / "fcn-16s-seed0-net1" / "plan.json").read_text())
+    assert plan["steps"] + before["steps"] == outcomes[0].steps
+    assert plan["pretrained"].endswith("fcn-16s-seed0-net1")
+    (tmp_path / "parts" / f"fcn-16s-seed{seeds[-1]}.json").unlink()
+    shutil.rmtree(tmp_path / "runs" / f"fcn-16s-seed{seeds[-1]}")
+    again = carry_out(bench(tmp_path, "table2"), [trial], alike="steps")["FCN-16s"]
+    assert [one.scores for one in again] == [one.scores for one in outcomes]
+
+
+def outcome(mean_iou: float, *, steps: int = 100, seconds: float = 1.0) -> Outcome:
+    scores = dict.fromkeys(("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"), mean_iou)
+    return Outcome({"labels": scores}, 2, steps, seconds, ((1, 0.0, 2.0), (2, 0.5, 1.0)))
+
+
+def test_loss_curves_stand_over_iterations_and_over_time() -> None:
+    curves = loss_curves({"a": [outcome(0.5), outcome(0.6)]})
+    assert [(curve.across, curve.x, curve.y) for curve in curves[::2]] == [
+        ("iterations", (1, 2), (2.0, 1.0)),
+        ("seconds", (0.0, 0.5), (2.0, 1.0)),
+    ]
+    assert len(curves) == 4
+
+
+def test_the_scale_is_told_in_steps_and_time(tmp_path: Path) -> None:
+    mine = bench(tmp_path, "table2")
+    assert scale(mine, {"a": [outcome(0.5)]}) == "After 100 steps, about 1.7 minutes, of test_resnet"
+    both = {"a": [outcome(0.5, steps=10)], "b": [outcome(0.5, steps=20)]}
+    assert scale(mine, both) == "After 10 to 20 steps, about 15 seconds, of test_resnet"
+
+
+# The experiments -----------------------------------------------------------------------------------------------------
+
+SCORES = ["pixel acc.", "mean acc.", "mean IU", "f.w. IU"]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "measures"),
+    [
+        ("table2", ["FCN-32s-fixed", "FCN-32s", "FCN-16s", "FCN-8s", "FCN-8s at once"], SCORES),
+        (
+            "loss-sampling",
+            ["all pixels", "1/2 of the pixels", "1/4 of the pixels"],
+            ["mean IU", "final loss", "time per iteration"],
+        ),
+        ("augmentation", ["none", "mirror and shift", "scale, crop and light"], SCORES),
+        ("fine-tuning", ["output layer", "all layers", "from scratch"], [*SCORES, "of all layers' mean IU"]),
+        (
+            "fusion",
+            ["stride 32", "stride 16 only", "stride 8 only", "strides 16 + 32", "strides 8 + 16 + 32"],
+            SCORES,
+        ),
+        (
+            "two-heads",
+            ["digit alone", "two heads", "parity alone"],
+            ["digit pixel acc.", "digit mean IU", "parity pixel acc.", "parity mean IU", "time per iteration"],
+        ),
+        ("rgbd", ["RGB", "depth", "RGB and depth, early", "RGB and depth, late"], SCORES),
+    ],
+)
+def test_an_experiment_on_a_few_digits(
+    name: str, labels: list[str], measures: list[str], scenes: Dataset, tmp_path: Path
+) -> None:
+    mine = bench(tmp_path, name)
+    mine.whole = scenes
+    module, function = EXPERIMENTS[name].target.split(":")
+    found = getattr(import_module(f"fullyconv.experiments.{module}"), function)(mine)
+    assert list(dict.fromkeys(row.label for row in found.rows)) == labels
+    assert list(dict.fromkeys(row.measure for row in found.rows)) == measures
+    assert all(math.isfinite(row.ours) for row in found.rows)
+    assert found.conclusion.startswith("After 4")
+    assert {"nets", "steps", "start", "images", "seeds"} <= set(found.conditions)
+
+
 # Table 1 -------------------------------------------------------------------------------------------------------------
 
 
 def bench(folder: Path, name: str, **settings: Any) -> Workbench:
-    asked = Settings(name, None, minutes=0.001, trunk="resnet10t", pretrained="none", seed=0)
+    asked = Settings(name, None, (), minutes=0.001, trunk="test_resnet", pretrained="none", seed=0)
     return Workbench(replace(asked, **settings), folder)
 
 

@@ -2,7 +2,32 @@
 
 from dataclasses import dataclass
 
-SCENES = ("VOCdevkit", "voc2012_subset", "camvid")
+
+@dataclass(frozen=True)
+class Place:
+    """Where data may be below the folder that the environment variable FULLYCONV_DATA names.
+
+    Args:
+        folder: That must be there.
+        data: How its data set is opened; `%s` stands for the folder.
+        also: Likewise, those of further heads.
+    """
+
+    folder: str
+    data: str = "%s"
+    also: tuple[str, ...] = ()
+
+
+SCENES = (Place("VOCdevkit"), Place("voc2012_subset"), Place("camvid"))
+FACADES = "folder:%s?images=images/{name}.jpg&masks=derived/"
+HEADS = (
+    Place("siftflow"),
+    Place("labelmefacade", f"{FACADES}semantic/{{name}}.png", (f"geometric={FACADES}geometric/{{name}}.png",)),
+)
+RGBD = (
+    Place("nyud", "nyud:%s?inputs=color,depth"),
+    Place("ycb_video_sample", "folder:%s/data?images={name}-color.png&masks={name}-label.png&more={name}-depth.png"),
+)
 
 
 @dataclass(frozen=True)
@@ -13,15 +38,31 @@ class Experiment:
         title: What it asks, in one line.
         source: Where the paper has it.
         target: `module:function` of this package, imported when it is run; takes a `Workbench`, gives `Findings`.
-        data: Folders below $FULLYCONV_DATA that suit it, the best first; empty for one that needs no data.
+        data: Places of data that suit it, the best first; empty for one that needs none.
     """
 
     title: str
     source: str
     target: str
-    data: tuple[str, ...] = ()
+    data: tuple[Place, ...] = ()
 
 
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Experiment("What do the three nets cost, and how far do they see?", "table 1", "nets:table1"),
+    "table2": Experiment("What are finer taps and training the whole net worth?", "table 2", "stages:table2", SCENES),
+    "loss-sampling": Experiment(
+        "Does training on sampled patches learn faster than on whole images?",
+        "section 4.3, figure 5",
+        "learning:loss_sampling",
+        SCENES,
+    ),
+    "augmentation": Experiment("Do mirrored and shifted images help?", "section 4.3", "learning:augmentation", SCENES),
+    "fine-tuning": Experiment(
+        "Does it take the whole net, and a classifier to start from?", "section 4.3", "learning:fine_tuning", SCENES
+    ),
+    "fusion": Experiment("Do taps score better together than alone?", "section 4.2", "fusion:fusion", SCENES),
+    "two-heads": Experiment(
+        "Does one net learn two kinds of labels as well as two nets?", "section 5, SIFT Flow", "heads:two_heads", HEADS
+    ),
+    "rgbd": Experiment("What is depth worth, fused early or late?", "table 4, NYUDv2", "depth:rgbd", RGBD),
 }

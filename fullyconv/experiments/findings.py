@@ -5,7 +5,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+Side = Literal["above", "level", "below"]
 
 # Student's t that 95 % of draws stay within, by degrees of freedom from 1 on; beyond these, 1.96 + 2.5 / freedom is
 # right within a hundredth.
@@ -102,57 +104,72 @@ class Findings:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows of one measure, and how far apart chance alone would put them.
+    """Two rows of one measure, how far apart chance alone would put them, and what the paper sees.
 
     Args:
         first: What is judged.
         second: What it is judged against.
         margin: A difference beyond this, either way, is seen by chance once in twenty times; None if it is not known,
             because nothing was repeated.
+        paper: Where the paper has the first; None if it does not say.
     """
 
     first: Row
     second: Row
     margin: float | None
+    paper: Side | None = None
 
     @property
     def difference(self) -> float:
         return self.first.ours - self.second.ours
 
     @property
-    def beyond(self) -> bool:
-        """Whether the difference is more than chance explains."""
-        return self.margin is not None and abs(self.difference) > self.margin
+    def seen(self) -> Side | None:
+        """Where the first is here: `level` if chance may explain the difference; None if that is not known."""
+        if self.margin is None:
+            return None
+        if abs(self.difference) <= self.margin:
+            return "level"
+        return "above" if self.difference > 0 else "below"
 
     def __str__(self) -> str:
         unit = "points" if self.first.unit == "%" else self.first.unit
-        measure = self.first.measure
+        sign = "+" if self.difference >= 0 else "-"
+        size = f"{sign}{self._number(abs(self.difference))} {unit}".strip() + f" of {self.first.measure}"
+        told = f"{self.first.label} against {self.second.label}: {size}"
         if self.margin is None:
-            return (
-                f"{self.first.label} and {self.second.label} differ by {abs(self.difference):.1f} {unit} of {measure}, "
-                "but nothing was repeated, so chance may explain it"
-            )
-        limit = f"at 95 %, chance alone gives up to {self.margin:.1f}"
-        if not self.beyond:
-            return (
-                f"between {self.first.label} and {self.second.label} there is no difference beyond the spread: "
-                f"{self.difference:+.1f} {unit} of {measure} ({limit})"
-            )
-        place = "above" if self.difference > 0 else "below"
-        return (
-            f"{self.first.label} is {abs(self.difference):.1f} {unit} of {measure} {place} {self.second.label}, "
-            f"more than the spread explains ({limit})"
-        )
+            return f"{told}, of unknown weight, since nothing was repeated"
+        spread = f"the spread (± {self._number(self.margin)})"
+        if self.seen == "level":
+            return f"{told}, no difference beyond {spread}{self._beside_the_paper()}"
+        return f"{told}, beyond {spread}{self._beside_the_paper()}"
+
+    def _number(self, value: float) -> str:
+        return number(value, self.first.unit)
+
+    def _beside_the_paper(self) -> str:
+        if self.paper is None:
+            return ""
+        if self.paper == self.seen:
+            return ", as in the paper"
+        if self.seen == "level":
+            return f", where the paper has it {self.paper}"
+        return ", where the paper sees none" if self.paper == "level" else ", against the paper"
 
 
-def compare(rows: Sequence[Row], first: str, second: str, measure: str) -> Comparison:
+def compare(rows: Sequence[Row], first: str, second: str, measure: str, *, paper: Side | None = None) -> Comparison:
     """Two labels compared in one measure; the spread is pooled over all rows of the measure.
 
     Source: Student's t with the pooled variance of the repetitions.
     """
     of_measure = {row.label: row for row in rows if row.measure == measure}
     one, other = of_measure[first], of_measure[second]
-    return Comparison(one, other, _margin(one, other, list(of_measure.values())))
+    return Comparison(one, other, _margin(one, other, list(of_measure.values())), paper)
+
+
+def conclude(scale: str, comparisons: Sequence[Comparison]) -> str:
+    """The sentence of an experiment: at which scale, then what was seen of each difference."""
+    return f"{scale}: {'; '.join(map(str, comparisons))}."
 
 
 def _margin(one: Row, other: Row, rows: Sequence[Row]) -> float | None:

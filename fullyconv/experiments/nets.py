@@ -44,7 +44,7 @@ def measure_nets(bench: Workbench, paper: Mapping[str, tuple[float, ...]], *, si
         size: Height and width of the image.
         rounds: Forward passes of each net, if the time allows.
     """
-    measured = bench.part("nets", lambda: _measured(bench, list(paper), size, rounds))
+    measured = bench.part("nets", _measured, bench, list(paper), size, rounds)
     rows = []
     for net, told in paper.items():
         times = [1000 * seconds for seconds in measured[net]["seconds"]]

@@ -3,7 +3,7 @@
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,8 @@ from fullyconv.arguments import nearest
 from fullyconv.errors import FullyconvError
 from fullyconv.experiments import EXPERIMENTS, Experiment
 from fullyconv.experiments.findings import Findings, markdown, shown, table
-from fullyconv.experiments.workbench import Settings, Workbench, known_data, machine, write_json
+from fullyconv.experiments.scenes import known_data
+from fullyconv.experiments.workbench import Settings, Workbench, machine, write_json
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ def reproduce(
     name: str | None = None,
     *,
     data: str | None = None,
+    also: Sequence[str] = (),
     minutes: float = 10.0,
     out: Path | None = None,
     resume: bool = False,
     trunk: str = "resnet10t",
-    pretrained: str = "none",
+    pretrained: str = "crops",
     seed: int = 0,
 ) -> Reproduction | Listing:
     """Repeat an experiment of the paper on the data that are there, and show our numbers beside the paper's.
@@ -89,11 +91,13 @@ def reproduce(
         name: Of the experiment; without a name they are listed.
         data: A path whose layout is recognised, or LAYOUT:PATH. Left out, a suitable folder below $FULLYCONV_DATA, or
             else the handwritten digits that come with scikit-learn.
+        also: For two-heads, other masks of the same images: [NAME=]DATA.
         minutes: Time limit; training runs share it evenly.
         out: Folder for the findings; reproductions/NAME if left out.
         resume: Go on with the experiment in --out, by its own settings.
         trunk: Classifier below the nets that are trained: vgg16 as in the paper, or any of timm's.
-        pretrained: What the nets start from: none, hub (timm's weights), a weight file, or an earlier run.
+        pretrained: What the nets start from: crops (a classifier of crops of the same data, trained first), none, hub
+            (timm's weights), a weight file, or an earlier run.
         seed: The first of the seeds.
 
     Example:
@@ -110,8 +114,8 @@ def reproduce(
     if resume:
         settings = _saved(name, folder)
     else:
-        place = data or known_data(EXPERIMENTS[name].data)
-        settings = Settings(name, place, minutes, trunk, pretrained, seed)
+        found = (data, tuple(also)) if data else known_data(EXPERIMENTS[name].data)
+        settings = Settings(name, *found, minutes, trunk, pretrained, seed)
         write_json(folder / "settings.json", asdict(settings))
     return _carried_out(settings, folder)
 
@@ -138,7 +142,8 @@ def _saved(name: str, folder: Path) -> Settings:
         raise FullyconvError(
             "SEG-R003", f"{folder} holds no settings.json, so there is nothing to resume; leave --resume out to begin"
         )
-    settings = Settings(**json.loads(file.read_text(encoding="utf-8")))
+    values = json.loads(file.read_text(encoding="utf-8"))
+    settings = Settings(**{**values, "also": tuple(values["also"])})
     if settings.name != name:
         raise FullyconvError(
             "SEG-R003", f"{folder} holds the experiment {settings.name}, not {name}; name another folder with --out"
@@ -210,7 +215,8 @@ def _terminal(result: Reproduction) -> str:
         console.print(f"{experiment.title} ({experiment.source})\n", markup=False)
         console.print(grid)
         console.print(f"\n{result.findings.conclusion}\n", markup=False)
-        for name, value in result.findings.conditions.items():
-            console.print(f"{name + ':':<12}{shown(value)}", markup=False, soft_wrap=True)
-        console.print(f"{'kept in:':<12}{result.out}", markup=False, soft_wrap=True)
+        facts = {**result.findings.conditions, "kept in": str(result.out)}
+        wide = max(map(len, facts)) + 2
+        for name, value in facts.items():
+            console.print(f"{name + ':':<{wide}}{shown(value)}", markup=False, soft_wrap=True)
     return captured.get().rstrip()

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.live import Live
 
-from fullyconv.datasets import Dataset, open_dataset
+from fullyconv.datasets import Dataset, open_dataset, with_heads
+from fullyconv.experiments.scenes import plain, write_digits
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,16 @@ class Settings:
     Args:
         name: Of the experiment.
         data: A path, or LAYOUT:PATH; None for the embedded digits.
+        also: Other masks of the same images, each for a head, as `train` takes them.
         minutes: Time limit of the whole experiment.
         trunk: Classifier below the nets that are trained, as in fcn8s-TRUNK.
-        pretrained: Weights that the nets start from: none, hub, or a file or run.
+        pretrained: What the nets start from: crops, none, hub, or a file or run.
         seed: The first of the seeds; the others follow it.
     """
 
     name: str
     data: str | None
+    also: tuple[str, ...]
     minutes: float
     trunk: str
     pretrained: str
@@ -60,18 +63,22 @@ class Workbench:
         self.doing = "starting"
 
     @cached_property
-    def dataset(self) -> Dataset:
-        """The data that were named, or the embedded digits, written into the folder."""
-        from fullyconv.experiments.scenes import write_digits
+    def whole(self) -> Dataset:
+        """The data that were named, with all pictures of a scene and all labels; or the embedded digits, written into
+        the folder."""
+        if self.settings.data is None:
+            return write_digits(self.folder / "digits", seed=self.settings.seed)
+        return with_heads(open_dataset(self.settings.data), self.settings.also)
 
-        if self.settings.data is not None:
-            return open_dataset(self.settings.data)
-        return write_digits(self.folder / "digits", seed=self.settings.seed)
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The images of the data under their first labels."""
+        return plain(self.whole)
 
     @property
     def data(self) -> str:
         """Which data the experiment has used, in words."""
-        if "dataset" not in vars(self):
+        if "whole" not in vars(self):
             return "none needed"
         return self.settings.data or "handwritten digits on cluttered canvases, embedded"
 
@@ -83,18 +90,19 @@ class Workbench:
         """Until the time limit; never negative."""
         return max(0.0, 60 * self.settings.minutes - self.seconds())
 
-    def part(self, name: str, measure: Callable[[], Any]) -> Any:
+    def part(self, name: str, measure: Callable[..., Any], *arguments: Any) -> Any:
         """The value of one part, as JSON holds it: measured now, or read if an earlier session has measured it.
 
         Args:
             name: A file name without suffix, unique within the experiment.
             measure: Gives plain values: numbers, texts, lists and dicts with text keys.
+            arguments: Handed to `measure`.
         """
         file = self.folder / "parts" / f"{name}.json"
         if not file.is_file():
             self.doing = name
             begun = time.monotonic()
-            value = measure()
+            value = measure(*arguments)
             write_json(file, {"seconds": time.monotonic() - begun, "value": value})
         return json.loads(file.read_text(encoding="utf-8"))["value"]
 
@@ -129,13 +137,6 @@ def write_json(file: Path, value: Any) -> None:
     fresh = file.with_name(f".{file.name}")
     fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     fresh.replace(file)
-
-
-def known_data(folders: Sequence[str]) -> str | None:
-    """The first of the folders that exists below the one that the environment variable FULLYCONV_DATA names."""
-    root = os.environ.get("FULLYCONV_DATA")
-    found = [Path(root) / folder for folder in folders if (Path(root) / folder).is_dir()] if root else []
-    return str(found[0]) if found else None
 
 
 def machine() -> str:
