@@ -1,23 +1,17 @@
 """The door to training: options become a plan, the plan a loop, the loop a run folder."""
 
 import copy
-import hashlib
 import importlib.util
-import json
 import os
-import platform
 import shlex
-import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from fullyconv import artefact, doctor, metrics
@@ -30,6 +24,7 @@ from fullyconv.prediction import Segmenter, heads_of
 from fullyconv.report import write_report
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints
+from fullyconv.training.folders import begun_with, fingerprint_of, open_run, run_folder, saved_plan
 from fullyconv.training.journal import Journal
 from fullyconv.training.loading import CACHE_BYTES, Decoder, Feed, Samples, batches
 from fullyconv.training.plan import (
@@ -48,12 +43,13 @@ from fullyconv.training.plan import (
     steps_of,
     weight_files,
 )
+from fullyconv.training.processes import agreed, process_group
 from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced, tune_scores_only
 from fullyconv.training.result import TrainingRun
 from fullyconv.training.stages import staged_options, train_in_stages
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator, PartialState
+    from accelerate import Accelerator
 
     from fullyconv.training.loop import Loop, StopRequest
 
@@ -148,18 +144,18 @@ def train(
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "resume")}
     begun = time.monotonic()
     if resume:
-        also, val = also or _begun_with(out, "also") or (), val or _begun_with(out, "val")
+        also, val = also or begun_with(out, "also") or (), val or begun_with(out, "val")
     dataset = with_heads(open_dataset(data), also)
     if val is not None:
         dataset = validated_on(dataset, with_heads(open_dataset(val), also))
-    fingerprint = _fingerprint(dataset)
-    folder = _run_folder(dataset, model, None if out is None else Path(out), resume, fingerprint)
+    fingerprint = fingerprint_of(dataset)
+    folder = run_folder(dataset, _name(model), None if out is None else Path(out), resume, fingerprint)
     saved = staged_options(folder) if resume else options if staged else None
     if saved is not None:
         for stage in folder.glob("*/plan.json"):
-            _saved_plan(stage.parent, dataset, fingerprint)
+            saved_plan(stage.parent, dataset, fingerprint)
         whole = {**dict.fromkeys(options), **saved, "workers": workers}
-        with _processes() as state:
+        with process_group() as state:
             state.wait_for_everyone()  # till all have found the folder empty; one of them writes to it next
             return train_in_stages(train, data, whole, folder, dataset.layout)
     examinations = [doctor.examine(head, splits=("train", "val")) for head in dataset.heads.values()]
@@ -167,7 +163,7 @@ def train(
         examination.refuse_if_broken()
         _refuse_unlabelled(head)
     if resume:
-        plan = _saved_plan(folder, dataset, fingerprint)
+        plan = saved_plan(folder, dataset, fingerprint)
     else:
         given = {
             "batch": batch,
@@ -206,49 +202,10 @@ def train(
             also=tuple(map(named, also)),
             val=None if val is None else named(val),
         )
-    with _processes() as state:
-        plan = replace(plan, precision=_agreed(precision_of(plan.precision), state))
+    with process_group() as state:
+        plan = replace(plan, precision=agreed(precision_of(plan.precision), state))
         run = _Run(plan, dataset, folder, recorded(options), examinations, begun)
         return run.carry_out(model, resume=resume, workers=workers, report=report)
-
-
-@contextmanager
-def _processes() -> Iterator["PartialState"]:
-    """The processes that train together; those of a staged run for all of its stages.
-
-    Accelerate's settings are forgotten after each run, or it would keep the first one's. The processes cannot part and
-    find each other again, so that only the outermost run lets them go.
-    """
-    from accelerate import PartialState
-    from accelerate.state import AcceleratorState
-
-    if PartialState._shared_state:
-        try:
-            yield PartialState()
-        finally:
-            AcceleratorState._reset_state()
-        return
-    # Without `cpu`, processes on CPUs would not find each other; without the timeout, those that wait while the first
-    # one draws its report would give up after ten minutes.
-    cpu = not torch.accelerator.is_available()
-    try:
-        several = {"timeout": timedelta(hours=12)} if "RANK" in os.environ else {}
-        state = PartialState(cpu=cpu, **several)
-        yield state
-        state.destroy_process_group()  # not after a fault: it would wait for processes that do not come
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def _agreed(precision: Literal["fp32", "bf16"], state: "PartialState") -> Literal["fp32", "bf16"]:
-    """The first process's choice: each has measured on its own."""
-    if state.num_processes == 1:
-        return precision
-    from accelerate.utils import broadcast_object_list
-
-    shared: list[Literal["fp32", "bf16"]] = [precision]
-    broadcast_object_list(shared)
-    return shared[0]
 
 
 @dataclass(frozen=True)
@@ -298,7 +255,7 @@ class _Run:
             if goes_on:
                 loop.restore()
             elif accelerator.is_main_process:
-                _open_run(self.folder, plan, self.options)
+                open_run(self.folder, plan, self.options)
                 loop.checkpoint()  # from here on, nothing that the run started from is needed again
             accelerator.wait_for_everyone()
             if tracker:
@@ -421,42 +378,6 @@ class _Run:
         )
 
 
-def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
-    """The plans under runs/ that were made for these data, those of stages too; damaged ones are passed over."""
-    mine = []
-    for file in (*Path("runs").glob("*/plan.json"), *Path("runs").glob("*/*/plan.json")):
-        try:
-            same = json.loads(file.read_text(encoding="utf-8")).get("fingerprint") == fingerprint
-        except (json.JSONDecodeError, OSError):
-            continue
-        if same:
-            mine.append(file)
-    return mine
-
-
-def _begun_with(out: str | Path | None, option: str) -> Any:
-    """What an option was when the run in a folder was begun; None if there is no run."""
-    plans = [] if out is None else [*Path(out).glob("plan.json"), *Path(out).glob("*/plan.json")]
-    return json.loads(plans[0].read_text(encoding="utf-8"))[option] if plans else None
-
-
-def _saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:
-    """The plan of the run that goes on, if the data are still what it was made for."""
-    saved = folder / "plan.json"
-    if not saved.is_file():
-        raise FullyconvError(
-            "SEG-T002", f"{folder} holds no plan.json, so there is nothing to resume; leave --resume out to begin"
-        )
-    plan = Plan.from_json(json.loads(saved.read_text(encoding="utf-8")))
-    if plan.fingerprint != fingerprint:
-        raise FullyconvError(
-            "SEG-T009",
-            f"{folder} was begun on {plan.data} with {plan.fingerprint['images']} images, and {dataset.root} holds "
-            f"other files; resume with the data as they were, or begin a new run with --pretrained {folder}",
-        )
-    return plan
-
-
 def _refuse_unlabelled(dataset: Dataset) -> None:
     for split in ("train", "val"):
         bare = [pair.image for pair in dataset.pairs(split) if pair.mask is None]
@@ -466,25 +387,6 @@ def _refuse_unlabelled(dataset: Dataset) -> None:
                 f"{len(bare)} of {len(dataset.pairs(split))} images of split {split} have no mask, such as {bare[0]}; "
                 "label them or take them out of the split",
             )
-
-
-def _run_folder(
-    dataset: Dataset, model: str | Segmenter, out: Path | None, resume: bool, fingerprint: Mapping[str, Any]
-) -> Path:
-    """Where the run stands or shall stand; a folder with anything in it is refused unless resumed."""
-    if out is None:
-        base = Path("runs") / f"{dataset.root.resolve().name}-{_name(model)}"
-        mine = _runs_on(fingerprint) if resume else []
-        if mine:
-            newest = max(mine, key=lambda file: file.stat().st_mtime).parent
-            return newest.parent if staged_options(newest.parent) else newest
-        numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
-        return next(folder for folder in numbered if not folder.exists())
-    if out.is_file() or (not resume and out.exists() and any(out.iterdir())):
-        raise FullyconvError(
-            "SEG-T001", f"{out} exists already; go on with that run by --resume, or choose another name with --out"
-        )
-    return out
 
 
 def _name(model: str | Segmenter) -> str:
@@ -543,40 +445,6 @@ def _refuse_uneven(plan: Plan, processes: int) -> None:
 def _workers(processes: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores // processes - 1))
-
-
-def _open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "cpu_cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        **artefact.versions(),
-    }
-    (folder / "env.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-    (folder / "args.yaml").write_text(yaml.safe_dump(dict(options)), encoding="utf-8")
-    fresh = folder / ".plan.json"
-    fresh.write_text(json.dumps(plan.to_json(), indent=2) + "\n", encoding="utf-8")
-    fresh.replace(folder / "plan.json")  # last: a run is what has a plan
-
-
-def _fingerprint(dataset: Dataset) -> dict[str, Any]:
-    """Which data a model saw: the classes, and the names and sizes of the files that exist, hashed."""
-    digest = hashlib.sha256()
-    for head in dataset.heads.values():
-        digest.update(json.dumps(head.labels.to_dict()).encode())
-        for split in ("train", "val"):
-            for pair in head.pairs(split):
-                files = (*pair.pictures, pair.mask)
-                sizes = [file.stat().st_size for file in files if file and file.exists()]
-                digest.update(repr((split, pair.name, sizes)).encode())
-    return {
-        "layout": dataset.layout,
-        "fingerprint": digest.hexdigest(),
-        "images": {split: len(pairs) for split, pairs in dataset.splits.items()},
-    }
 
 
 def _converted(plan: Plan, decoder: Decoder) -> tuple[Plan, list[str]]:

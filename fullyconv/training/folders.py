@@ -1,0 +1,122 @@
+"""Run folders: which one a command means, what it was begun with, and how it is opened."""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from fullyconv import artefact
+from fullyconv.datasets import Dataset
+from fullyconv.errors import FullyconvError
+from fullyconv.training.plan import Plan
+from fullyconv.training.stages import staged_options
+
+
+def run_folder(dataset: Dataset, model: str, out: Path | None, resume: bool, fingerprint: Mapping[str, Any]) -> Path:
+    """Where the run stands or shall stand; a folder with anything in it is refused unless resumed.
+
+    Args:
+        dataset: Gives the folder its name if `out` is None.
+        model: Name of the network; gives the folder its name too.
+        out: Where it was asked for.
+        resume: Whether the newest run on these data is meant if `out` is None.
+        fingerprint: Of the data.
+
+    Raises:
+        FullyconvError: SEG-T001 if something stands there.
+    """
+    if out is None:
+        base = Path("runs") / f"{dataset.root.resolve().name}-{model}"
+        mine = _runs_on(fingerprint) if resume else []
+        if mine:
+            newest = max(mine, key=lambda file: file.stat().st_mtime).parent
+            return newest.parent if staged_options(newest.parent) else newest
+        numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
+        return next(folder for folder in numbered if not folder.exists())
+    if out.is_file() or (not resume and out.exists() and any(out.iterdir())):
+        raise FullyconvError(
+            "SEG-T001", f"{out} exists already; go on with that run by --resume, or choose another name with --out"
+        )
+    return out
+
+
+def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
+    """The plans under runs/ that were made for these data, those of stages too; damaged ones are passed over."""
+    mine = []
+    for file in (*Path("runs").glob("*/plan.json"), *Path("runs").glob("*/*/plan.json")):
+        try:
+            same = json.loads(file.read_text(encoding="utf-8")).get("fingerprint") == fingerprint
+        except (json.JSONDecodeError, OSError):
+            continue
+        if same:
+            mine.append(file)
+    return mine
+
+
+def begun_with(out: str | Path | None, option: str) -> Any:
+    """What an option was when the run in a folder was begun; None if there is no run."""
+    plans = [] if out is None else [*Path(out).glob("plan.json"), *Path(out).glob("*/plan.json")]
+    return json.loads(plans[0].read_text(encoding="utf-8"))[option] if plans else None
+
+
+def saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:
+    """The plan of the run that goes on, if the data are still what it was made for.
+
+    Raises:
+        FullyconvError: SEG-T002 if there is no run, SEG-T009 if the data are others.
+    """
+    saved = folder / "plan.json"
+    if not saved.is_file():
+        raise FullyconvError(
+            "SEG-T002", f"{folder} holds no plan.json, so there is nothing to resume; leave --resume out to begin"
+        )
+    plan = Plan.from_json(json.loads(saved.read_text(encoding="utf-8")))
+    if plan.fingerprint != fingerprint:
+        raise FullyconvError(
+            "SEG-T009",
+            f"{folder} was begun on {plan.data} with {plan.fingerprint['images']} images, and {dataset.root} holds "
+            f"other files; resume with the data as they were, or begin a new run with --pretrained {folder}",
+        )
+    return plan
+
+
+def open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
+    """Writes down what a run is: its environment, what it was asked for, and its plan."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **artefact.versions(),
+    }
+    (folder / "env.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
+    (folder / "args.yaml").write_text(yaml.safe_dump(dict(options)), encoding="utf-8")
+    fresh = folder / ".plan.json"
+    fresh.write_text(json.dumps(plan.to_json(), indent=2) + "\n", encoding="utf-8")
+    fresh.replace(folder / "plan.json")  # last: a run is what has a plan
+
+
+def fingerprint_of(dataset: Dataset) -> dict[str, Any]:
+    """Which data a model saw: the classes, and the names and sizes of the files that exist, hashed."""
+    digest = hashlib.sha256()
+    for head in dataset.heads.values():
+        digest.update(json.dumps(head.labels.to_dict()).encode())
+        for split in ("train", "val"):
+            for pair in head.pairs(split):
+                files = (*pair.pictures, pair.mask)
+                sizes = [file.stat().st_size for file in files if file and file.exists()]
+                digest.update(repr((split, pair.name, sizes)).encode())
+    return {
+        "layout": dataset.layout,
+        "fingerprint": digest.hexdigest(),
+        "images": {split: len(pairs) for split, pairs in dataset.splits.items()},
+    }
