@@ -347,17 +347,15 @@ def test_crops_show_their_class_in_the_middle(scenes: Dataset) -> None:
 
 def test_trials_are_timed_and_taken_up(scenes: Dataset, tmp_path: Path) -> None:
     mine = bench(tmp_path, "table2", minutes=0.1)
-    trial = Trial("FCN-16s", ("fcn32s-test_resnet", "fcn16s-test_resnet"), plain(scenes), options={"batch": 2})
+    trial = Trial("FCN-16s", "fcn16s-test_resnet", plain(scenes), options={"batch": 2, "staged": True})
     outcomes = carry_out(mine, [trial], alike="steps")["FCN-16s"]
     seeds = range(mine.part("schedule", lambda: None)["seeds"])
     assert len(outcomes) == len(seeds)
-    assert {folder.name for folder in (tmp_path / "runs").iterdir() if folder.is_dir()} == {
-        f"fcn-16s-seed{seed}{net}" for seed in seeds for net in ("", "-net1")
-    }
-    plan = json.loads((tmp_path / "runs" / "fcn-16s-seed0" / "plan.json").read_text())
-    before = json.loads((tmp_path / "runs" / "fcn-16s-seed0-net1" / "plan.json").read_text())
-    assert plan["steps"] + before["steps"] == outcomes[0].steps
-    assert plan["pretrained"].endswith("fcn-16s-seed0-net1")
+    runs = [tmp_path / "runs" / f"fcn-16s-seed{seed}" for seed in seeds]
+    assert sorted(folder for folder in (tmp_path / "runs").iterdir() if folder.is_dir()) == runs
+    stages = [json.loads((runs[0] / stage / "plan.json").read_text())["steps"] for stage in ("32s", "16s")]
+    assert sum(stages) == outcomes[0].steps
+    assert not list(runs[0].glob("**/checkpoints"))
     (tmp_path / "parts" / f"fcn-16s-seed{seeds[-1]}.json").unlink()
     shutil.rmtree(tmp_path / "runs" / f"fcn-16s-seed{seeds[-1]}")
     again = carry_out(bench(tmp_path, "table2"), [trial], alike="steps")["FCN-16s"]

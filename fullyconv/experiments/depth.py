@@ -34,10 +34,10 @@ def rgbd(bench: Workbench) -> Findings:
     start = "none" if bench.settings.pretrained == "crops" else bench.settings.pretrained
     net = f"fcn32s-{bench.settings.trunk}"
     trials = [
-        Trial(COLOUR, (net,), plain(scenes), start),
-        Trial(DEPTH, (net,), _depth_alone(scenes), start),
-        Trial(EARLY, (net,), scenes, start),
-        Trial(LATE, (net,), scenes, start, {"streams": (3, *[1] * len(scenes.pairs("train")[0].more))}),
+        Trial(COLOUR, net, plain(scenes), start),
+        Trial(DEPTH, net, _depth_alone(scenes), start),
+        Trial(EARLY, net, scenes, start),
+        Trial(LATE, net, scenes, start, {"streams": (3, *[1] * len(scenes.pairs("train")[0].more))}),
     ]
     outcomes = carry_out(bench, trials, alike="steps")
     rows = score_rows(outcomes, PAPER)

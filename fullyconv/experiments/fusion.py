@@ -12,11 +12,11 @@ def fusion(bench: Workbench) -> Findings:
     start, told = start_of(bench, bench.dataset)
     coarse, middle, fine = (f"fcn{stride}s-{bench.settings.trunk}" for stride in (32, 16, 8))
     trials = [
-        Trial("stride 32", (coarse,), bench.dataset, start),
-        Trial("stride 16 only", (middle,), bench.dataset, start, tap_scales=(1.0, 0.0)),
-        Trial("stride 8 only", (fine,), bench.dataset, start, tap_scales=(1.0, 0.0, 0.0)),
-        Trial("strides 16 + 32", (middle,), bench.dataset, start),
-        Trial("strides 8 + 16 + 32", (fine,), bench.dataset, start),
+        Trial("stride 32", coarse, bench.dataset, start),
+        Trial("stride 16 only", middle, bench.dataset, start, tap_scales=(1.0, 0.0)),
+        Trial("stride 8 only", fine, bench.dataset, start, tap_scales=(1.0, 0.0, 0.0)),
+        Trial("strides 16 + 32", middle, bench.dataset, start),
+        Trial("strides 8 + 16 + 32", fine, bench.dataset, start),
     ]
     outcomes = carry_out(bench, trials, alike="steps")
     # Table 2: FCN-32s, 16s and 8s, the latter two in stages.

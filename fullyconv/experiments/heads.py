@@ -26,8 +26,8 @@ def two_heads(bench: Workbench) -> Findings:
     net = f"fcn16s-{bench.settings.trunk}"
     alone = {name: f"{name} alone" for name in both.heads}
     trials = [
-        *(Trial(alone[name], (net,), plain(head), start) for name, head in both.heads.items()),
-        Trial(BOTH, (net,), plain(both, heads=True), start),
+        *(Trial(alone[name], net, plain(head), start) for name, head in both.heads.items()),
+        Trial(BOTH, net, plain(both, heads=True), start),
     ]
     outcomes = carry_out(bench, trials, alike="steps")
     rows = [

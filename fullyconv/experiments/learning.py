@@ -26,7 +26,7 @@ def loss_sampling(bench: Workbench) -> Findings:
     start, told = start_of(bench, bench.dataset)
     net = f"fcn32s-{bench.settings.trunk}"
     trials = [
-        Trial(label, (net,), bench.dataset, start, {"sampling": keep, "batch": round(WHOLE_BATCH / keep)})
+        Trial(label, net, bench.dataset, start, {"sampling": keep, "batch": round(WHOLE_BATCH / keep)})
         for label, keep in KEPT.items()
     ]
     outcomes = carry_out(bench, trials, alike="steps")
@@ -52,7 +52,7 @@ def augmentation(bench: Workbench) -> Findings:
     start, told = start_of(bench, bench.dataset)
     net = f"fcn32s-{bench.settings.trunk}"
     kinds = {"none": "none", "mirror and shift": "paper", "scale, crop and light": "default"}
-    trials = [Trial(label, (net,), bench.dataset, start, {"augment": kind}) for label, kind in kinds.items()]
+    trials = [Trial(label, net, bench.dataset, start, {"augment": kind}) for label, kind in kinds.items()]
     outcomes = carry_out(bench, trials, alike="steps")
     rows = score_rows(outcomes, {})
     comparisons = [
@@ -68,9 +68,9 @@ def fine_tuning(bench: Workbench) -> Findings:
     net = f"fcn32s-{bench.settings.trunk}"
     output, whole, scratch = "output layer", "all layers", "from scratch"
     trials = [
-        Trial(output, (net,), bench.dataset, start, {"tune": "score"}),
-        Trial(whole, (net,), bench.dataset, start),
-        Trial(scratch, (net,), bench.dataset),
+        Trial(output, net, bench.dataset, start, {"tune": "score"}),
+        Trial(whole, net, bench.dataset, start),
+        Trial(scratch, net, bench.dataset),
     ]
     outcomes = carry_out(bench, trials, alike="seconds")
     # Table 2, which section 4.3 refers to: FCN-32s-fixed and FCN-32s.

@@ -28,13 +28,13 @@ def table2(bench: Workbench) -> Findings:
     """Five nets on one trunk, trained equally long: the finer ones in stages, or at once with scaled taps."""
     start, told = start_of(bench, bench.dataset)
     trunk = bench.settings.trunk
-    nets = [f"fcn{stride}s-{trunk}" for stride in (32, 16, 8)]
+    coarse, middle, fine = (f"fcn{stride}s-{trunk}" for stride in (32, 16, 8))
     trials = [
-        Trial(FIXED, (nets[0],), bench.dataset, start, {"tune": "score"}),
-        Trial(COARSE, (nets[0],), bench.dataset, start),
-        Trial(MIDDLE, tuple(nets[:2]), bench.dataset, start),
-        Trial(FINE, tuple(nets), bench.dataset, start),
-        Trial(AT_ONCE, (f"fcn8s-atonce-{trunk}",), bench.dataset, start),
+        Trial(FIXED, coarse, bench.dataset, start, {"tune": "score"}),
+        Trial(COARSE, coarse, bench.dataset, start),
+        Trial(MIDDLE, middle, bench.dataset, start, {"staged": True}),
+        Trial(FINE, fine, bench.dataset, start, {"staged": True}),
+        Trial(AT_ONCE, f"fcn8s-atonce-{trunk}", bench.dataset, start),
     ]
     outcomes = carry_out(bench, trials, alike="seconds")
     rows = score_rows(outcomes, PAPER, RELEASED)

@@ -34,7 +34,7 @@ class Outcome:
         images: So many were scored.
         steps: Of the optimiser.
         seconds_per_step: The median.
-        losses: Step, seconds since the first step, and mean training loss of each piece of the last net's run.
+        losses: Step, seconds since the first step, and mean training loss of each piece of the run.
     """
 
     scores: Mapping[str, Scores]
@@ -76,7 +76,7 @@ def carry_out(bench: Workbench, trials: Sequence[Trial], *, alike: Alike) -> Out
 
 def _cost(bench: Workbench, trial: Trial) -> dict[str, float]:
     """The fields of `Cost`, from a training of a few steps."""
-    nets = len(trial.models)
+    nets = trial.nets
     if 60 * bench.settings.minutes < LEAST_SECONDS:
         return asdict(Cost(step=1.0, image=0.0, beside=1.0, nets=nets))
     bench.say(f"timing {trial.label}")
@@ -84,10 +84,9 @@ def _cost(bench: Workbench, trial: Trial) -> dict[str, float]:
     steps = TIMED_STEPS * nets
     run = runs.carry_out(bench, trial, f"timing-{trial.slug}", seed=bench.settings.seed, steps=steps, val=TIMED_IMAGES)
     seconds = time.monotonic() - begun
-    (validations,) = run.records("validation", last=True)
-    validation, step = validations[-1]["validation_seconds"], run.seconds_per_step
-    for folder in run.folders:
-        shutil.rmtree(folder)
+    validation = sum(record["validation_seconds"] for record in run.records("validation"))
+    step = run.seconds_per_step
+    shutil.rmtree(run.folder)
     return asdict(Cost(step, validation / TIMED_IMAGES, max(0.0, seconds - steps * step - validation), nets))
 
 
@@ -110,11 +109,10 @@ def _trained(bench: Workbench, trial: Trial, part: str, seed: int, plan: Schedul
     """The fields of `Outcome`; of the run folders, what takes room and helps nobody is removed."""
     steps = plan.steps[trial.label]
     run = runs.carry_out(bench, trial, part, seed=seed, steps=steps, val=plan.val)
-    for folder in run.folders:
-        for done in ("checkpoints", "last"):
-            shutil.rmtree(folder / done, ignore_errors=True)
-    (records,) = run.records("train", last=True)
-    outcome = Outcome(run.scores, run.images, steps, run.seconds_per_step, _losses(records))
+    for done in ("checkpoints", "last"):
+        for folder in (*run.folder.glob(done), *run.folder.glob(f"*/{done}")):
+            shutil.rmtree(folder)
+    outcome = Outcome(run.scores, run.images, steps, run.seconds_per_step, _losses(run.records("train")))
     bench.say(f"{trial.label}, seed {seed}: mean IU {100 * outcome.first['mean_iou']:.1f} % after {steps} steps")
     return asdict(outcome)
 
@@ -204,7 +202,7 @@ def conditions(trials: Sequence[Trial], outcomes: Outcomes, start: str) -> dict[
     """What the trainings shared and what not, for the reader."""
     some = next(iter(outcomes.values()))
     return {
-        "nets": _shared({trial.label: ", then ".join(trial.models) for trial in trials}),
+        "nets": _shared({trial.label: trial.model + (" in stages" if trial.nets > 1 else "") for trial in trials}),
         "steps": _shared({label: of_label[0].steps for label, of_label in outcomes.items()}),
         "start": start,
         "images": f"{len(trials[0].dataset.pairs('train'))} to train on, {some[0].images} to score",
