@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from fullyconv.training.loop import Loop, StopRequest
 
 CHECKPOINT_SECONDS = 60.0
+RECIPE_OPTIONS = ("batch", "optimizer", "schedule", "loss", "sampling", "balance", "ema", "growth", "tune")
 
 
 def train(
@@ -162,50 +163,51 @@ def train(
     for head, examination in zip(dataset.heads.values(), examinations, strict=True):
         examination.refuse_if_broken()
         _refuse_unlabelled(head)
-    if resume:
-        plan = saved_plan(folder, dataset, fingerprint)
-    else:
-        given = {
-            "batch": batch,
-            "learning_rate": lr,
-            "optimizer": optimizer,
-            "schedule": schedule,
-            "loss": loss,
-            "sampling": sampling,
-            "tune": tune,
-            "reduction": reduction if lr is not None else None,  # a rate that is given is meant for it
-            "balance": balance,
-            "ema": ema,
-            "growth": growth,
-        }
-        name = _name(model)
-        base = recipe_for(recipe, name.rpartition("-")[2], stage=stage_of(name, pretrained), layout=dataset.layout)
-        chosen = recipe_of(base, given, dataset.pairs("train"), augment=augment, crop=crop)
-        bands = model.bands if isinstance(model, Segmenter) else bands_of(dataset.pairs("train"), channels)
-        plan = Plan(
-            data=named(data),
-            fingerprint=fingerprint,
-            architecture=model.named_architecture()
-            if isinstance(model, Segmenter)
-            else architecture_of(model, dataset, bands, streams, upscore, dropout, alignment, geometry),
-            recipe=chosen,
-            reduction=reduction or chosen.reduction,
-            seed=seed,
-            steps=steps_of(epochs, steps, budget, len(dataset.pairs("train")), chosen.batch),
-            budget_seconds=seconds_of(budget) if budget else None,
-            parts=accumulate,
-            validations=validations,
-            precision=precision,
-            class_weights=None,
-            pretrained=pretrained,
-            bands=bands,
-            also=tuple(map(named, also)),
-            val=None if val is None else named(val),
-        )
+    plan = saved_plan(folder, dataset, fingerprint) if resume else _new_plan(data, dataset, fingerprint, options)
     with process_group() as state:
         plan = replace(plan, precision=agreed(precision_of(plan.precision), state))
         run = _Run(plan, dataset, folder, recorded(options), examinations, begun)
         return run.carry_out(model, resume=resume, workers=workers, report=report)
+
+
+def _new_plan(
+    data: str | Path | Dataset, dataset: Dataset, fingerprint: dict[str, Any], options: Mapping[str, Any]
+) -> Plan:
+    """The plan that the options of `train` stand for."""
+    model, pairs = options["model"], dataset.pairs("train")
+    name = _name(model)
+    stage = stage_of(name, options["pretrained"])
+    base = recipe_for(options["recipe"], name.rpartition("-")[2], stage=stage, layout=dataset.layout)
+    given = {name: options[name] for name in RECIPE_OPTIONS}
+    given["learning_rate"] = options["lr"]
+    if options["lr"] is not None:
+        given["reduction"] = options["reduction"]  # a rate that is given is meant for it
+    recipe = recipe_of(base, given, pairs, augment=options["augment"], crop=options["crop"])
+    if isinstance(model, Segmenter):
+        bands, architecture = model.bands, model.named_architecture()
+    else:
+        bands = bands_of(pairs, options["channels"])
+        settings = {name: options[name] for name in ("streams", "upscore", "dropout", "alignment", "geometry")}
+        architecture = architecture_of(model, dataset, bands, **settings)
+    budget = options["budget"]
+    return Plan(
+        data=named(data),
+        fingerprint=fingerprint,
+        architecture=architecture,
+        recipe=recipe,
+        reduction=options["reduction"] or recipe.reduction,
+        seed=options["seed"],
+        steps=steps_of(options["epochs"], options["steps"], budget, len(pairs), recipe.batch),
+        budget_seconds=seconds_of(budget) if budget else None,
+        parts=options["accumulate"],
+        validations=options["validations"],
+        precision=options["precision"],
+        class_weights=None,
+        pretrained=options["pretrained"],
+        bands=bands,
+        also=tuple(map(named, options["also"])),
+        val=None if options["val"] is None else named(options["val"]),
+    )
 
 
 @dataclass(frozen=True)
