@@ -70,7 +70,9 @@ def train_in_stages(
     models = models_of(options["model"])
     if _first_process() and staged_options(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ARGUMENTS).write_text(yaml.safe_dump(recorded(options)), encoding="utf-8")
+        fresh = folder / f".{ARGUMENTS}"
+        fresh.write_text(yaml.safe_dump(recorded(options)), encoding="utf-8")
+        fresh.replace(folder / ARGUMENTS)
     runs: list[TrainingRun] = []
     for number, model in enumerate(models):
         place = folder / model.partition("-")[0].removeprefix("fcn")
