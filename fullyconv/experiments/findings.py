@@ -138,7 +138,7 @@ class Comparison:
         size = f"{sign}{self._number(abs(self.difference))} {unit}".strip() + f" of {self.first.measure}"
         told = f"{self.first.label} against {self.second.label}: {size}"
         if self.margin is None:
-            return f"{told}, of unknown weight, since nothing was repeated"
+            return told
         spread = f"the spread (± {self._number(self.margin)})"
         if self.seen == "level":
             return f"{told}, no difference beyond {spread}{self._beside_the_paper()}"
@@ -169,7 +169,9 @@ def compare(rows: Sequence[Row], first: str, second: str, measure: str, *, paper
 
 def conclude(scale: str, comparisons: Sequence[Comparison]) -> str:
     """The sentence of an experiment: at which scale, then what was seen of each difference."""
-    return f"{scale}: {'; '.join(map(str, comparisons))}."
+    known = any(comparison.margin is not None for comparison in comparisons)
+    caution = "" if known else ", once each, so that chance may explain any difference"
+    return f"{scale}{caution}: {'; '.join(map(str, comparisons))}."
 
 
 def _margin(one: Row, other: Row, rows: Sequence[Row]) -> float | None:

@@ -31,7 +31,7 @@ def two_heads(bench: Workbench) -> Findings:
     ]
     outcomes = carry_out(bench, trials, alike="steps")
     rows = [
-        *(row for place, name in enumerate(both.heads) for row in _rows(outcomes, name, alone[name], PAPER[place])),
+        *(row for name, paper in zip(both.heads, PAPER, strict=True) for row in _rows(outcomes, name, paper)),
         *time_rows(outcomes),
     ]
     comparisons = [
@@ -41,16 +41,17 @@ def two_heads(bench: Workbench) -> Findings:
     return Findings(tuple(rows), conclude(scale(bench, outcomes), comparisons), conditions(trials, outcomes, told))
 
 
-def _rows(outcomes: Outcomes, head: str, alone: str, paper: dict[str, float]) -> list[Row]:
+def _rows(outcomes: Outcomes, head: str, paper: dict[str, float]) -> list[Row]:
     """The scores of one head, learnt alone and together with the other."""
     return [
         mean_row(
             label,
             f"{head} {SCORES[score]}",
-            [100 * outcome.scores[head][score] for outcome in outcomes[label]],
+            [100 * outcome.scores[head][score] for outcome in of_label],
             unit="%",
             paper=paper.get(score) if label == BOTH else None,
         )
+        for label, of_label in outcomes.items()
+        if head in of_label[0].scores
         for score in SHOWN
-        for label in (alone, BOTH)
     ]

@@ -206,7 +206,7 @@ def _terminal(result: Reproduction) -> str:
     experiment = EXPERIMENTS[result.settings.name]
     grid = Table(box=None, pad_edge=False)
     for place, heading in enumerate(headings):
-        grid.add_column(heading, justify="left" if place < 2 else "right")
+        grid.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place < 2)
     for cells in lines:
         grid.add_row(*cells)
     width = min(100, shutil.get_terminal_size().columns)

@@ -18,6 +18,7 @@ from fullyconv.models import create, start_from
 from fullyconv.prediction import Segmenter
 from fullyconv.report import read_records
 from fullyconv.training import train
+from fullyconv.training.plan import bands_of
 from fullyconv.training.stages import models_of
 
 Scores = dict[str, float]
@@ -123,11 +124,12 @@ def _with_taps(trial: Trial, seed: int) -> Segmenter:
     """The net with its taps scaled. One scaled by 0 never learns and stays zero, so that the net is saved as usual."""
     labels = trial.dataset.labels
     torch.manual_seed(seed)
-    net = create(trial.model, len(labels))
+    bands = bands_of(trial.dataset.pairs("train"), None)[0]
+    net = create(trial.model, len(labels), channels=bands)
     net.tap_scales = trial.tap_scales or net.tap_scales
     if trial.start != "none":
         start_from(net, Path(trial.start))
-    return Segmenter(net, labels, {"name": trial.model, "num_classes": len(labels)})
+    return Segmenter(net, labels, {"name": trial.model, "num_classes": len(labels), "channels": bands})
 
 
 def _with_val(dataset: Dataset, count: int) -> Dataset:

@@ -15,6 +15,7 @@ from fullyconv import images
 from fullyconv.datasets import Dataset
 from fullyconv.experiments.workbench import Workbench
 from fullyconv.models import FCN, create
+from fullyconv.training.plan import bands_of
 
 SHARE = 0.15  # of the time limit
 BATCH = 32
@@ -52,12 +53,13 @@ def train_classifier(bench: Workbench, dataset: Dataset, file: Path) -> dict[str
     """
     bench.say("training a classifier of crops to start from")
     torch.manual_seed(bench.settings.seed)
-    net = create(f"fcn32s-{bench.settings.trunk}", len(dataset.labels))
+    bands = bands_of(dataset.pairs("train"), None)[0]
+    net = create(f"fcn32s-{bench.settings.trunk}", len(dataset.labels), channels=bands)
     (score_layer,) = net.score_layers.values()
     head = nn.Linear(score_layer.in_channels, len(dataset.labels))  # type: ignore[arg-type]
-    crops = Crops(dataset, "train", bench.settings.seed)
+    crops = Crops(dataset, "train", bench.settings.seed, bands=bands)
     steps = _fit(net, head, crops, SHARE * 60 * bench.settings.minutes)
-    accuracy = _accuracy(net, head, Crops(dataset, "val", bench.settings.seed, side=crops.side))
+    accuracy = _accuracy(net, head, Crops(dataset, "val", bench.settings.seed, bands=bands, side=crops.side))
     save_file({f"trunk.{name}": tensor.contiguous() for name, tensor in net.trunk.state_dict().items()}, file)
     bench.say(f"{accuracy:.0%} of unseen crops are right after {steps} steps")
     return {"crop": crops.side, "steps": steps, "accuracy": accuracy}
@@ -70,20 +72,21 @@ class Crops:
         dataset: Its images and masks.
         split: Which of them.
         seed: Of all that is drawn.
+        bands: Of the images.
         side: Of a crop in pixels; half the images' shorter side if left out, a multiple of 32.
     """
 
-    def __init__(self, dataset: Dataset, split: str, seed: int, *, side: int | None = None) -> None:
+    def __init__(self, dataset: Dataset, split: str, seed: int, *, bands: int = 3, side: int | None = None) -> None:
         self.random = np.random.default_rng((seed, split == "val"))
         pairs = dataset.pairs(split)[:: -(-len(dataset.pairs(split)) // KEPT_IMAGES)]
-        pictures = [images.read_image(pair.image, channels=3) for pair in pairs]
+        pictures = [images.read_image(pair.image, channels=bands) for pair in pairs]
         shorter = min(min(picture.shape[1:]) for picture in pictures)
         self.side = side or min(max(shorter // 64 * 32, LEAST_CROP), MOST_CROP)
         self.padded = [F.pad(picture, (self.side // 2,) * 4, value=GREY) for picture in pictures]
         self.masks = [images.read_mask(pair.mask, dataset.labels) for pair in pairs if pair.mask is not None]
         self.where = _where(self.masks, dataset.labels.ignore_index)
 
-    def draw(self, count: int) -> tuple[Float[Tensor, "n 3 side side"], Int64[Tensor, " n"]]:
+    def draw(self, count: int) -> tuple[Float[Tensor, "n bands side side"], Int64[Tensor, " n"]]:
         """Images in [0, 1], grey beyond the picture's border, and class indices."""
         classes = [int(value) for value in self.random.choice(list(self.where), count)]
         return torch.stack([self._crop(value) for value in classes]), torch.tensor(classes)
