@@ -49,6 +49,14 @@ class Experiment:
 
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": Experiment("What do the three nets cost, and how far do they see?", "table 1", "nets:table1"),
+    "dense-vs-patches": Experiment(
+        "What does one pass over an image save against its patches?",
+        "section 3.1",
+        "dense_vs_patches:dense_vs_patches",
+    ),
+    "upper-bounds": Experiment(
+        "How well could a coarse net score at best?", "appendix A", "upper_bounds:upper_bounds", SCENES
+    ),
     "table2": Experiment("What are finer taps and training the whole net worth?", "table 2", "stages:table2", SCENES),
     "loss-sampling": Experiment(
         "Does training on sampled patches learn faster than on whole images?",
