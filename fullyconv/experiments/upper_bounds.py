@@ -91,8 +91,8 @@ def conclusion(rows: list[Row], count: int) -> str:
     nearer = min(apart, key=lambda measure: apart[measure])
     return (
         f"On {count} {'image' if count == 1 else 'images'} the truth at 1/32 of its resolution still scores {told[0]}, "
-        f"and at 1/8 {told[1]}: stride alone keeps no net from a good score. With {nearer.partition(', ')[2]} we are nearer to the paper's row, "
-        f"{apart[nearer]:.1f} points off on average."
+        f"and at 1/8 {told[1]}: stride alone keeps no net from a good score. "
+        f"With {nearer.partition(', ')[2]} we are nearer to the paper's row, {apart[nearer]:.1f} points off on average."
     )
 
 
