@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from fullyconv import cli
 from fullyconv.datasets import Dataset, digits
 from fullyconv.errors import FullyconvError
-from fullyconv.experiments import EXPERIMENTS, Experiment, Place, nets
+from fullyconv.experiments import EXPERIMENTS, Experiment, Place, depth, heads, nets
 from fullyconv.experiments.findings import Findings, Row, Side, compare, conclude, markdown, mean_row, number, table
 from fullyconv.experiments.reproduction import Listing, Reproduction, reproduce
 from fullyconv.experiments.runs import Trial
@@ -377,11 +378,19 @@ def test_loss_curves_stand_over_iterations_and_over_time() -> None:
     assert len(curves) == 4
 
 
-def test_the_scale_is_told_in_steps_and_time(tmp_path: Path) -> None:
+def test_the_scale_is_told_in_steps_and_time(scenes: Dataset, tmp_path: Path) -> None:
     mine = bench(tmp_path, "table2")
+    mine.whole = scenes
     assert scale(mine, {"a": [outcome(0.5)]}) == "After 100 steps, about 1.7 minutes, of test_resnet"
     both = {"a": [outcome(0.5, steps=10)], "b": [outcome(0.5, steps=20)]}
     assert scale(mine, both) == "After 10 to 20 steps, about 15 seconds, of test_resnet"
+
+
+def test_nets_that_have_learnt_little_are_told_as_such(scenes: Dataset, tmp_path: Path) -> None:
+    mine = bench(tmp_path, "table2")
+    mine.whole = scenes  # of 11 classes: one named everywhere gives a mean accuracy of 9 %
+    assert "little more than the commonest class" in scale(mine, {"a": [outcome(0.09), outcome(0.17)]})
+    assert "commonest" not in scale(mine, {"a": [outcome(0.09), outcome(0.19)]})
 
 
 # The experiments -----------------------------------------------------------------------------------------------------
@@ -425,6 +434,18 @@ def test_an_experiment_on_a_few_digits(
     assert all(math.isfinite(row.ours) for row in found.rows)
     assert found.conclusion.startswith("After 4")
     assert {"nets", "steps", "start", "images", "seeds"} <= set(found.conditions)
+
+
+@pytest.mark.parametrize(
+    ("run", "cure"), [(heads.two_heads, "give the second with --also"), (depth.rgbd, "more=depth/{name}.png")]
+)
+def test_data_of_the_wrong_kind_are_refused(
+    run: Callable[[Workbench], Findings], cure: str, scenes: Dataset, tmp_path: Path
+) -> None:
+    mine = bench(tmp_path, "rgbd")
+    mine.whole = plain(scenes)
+    with pytest.raises(FullyconvError, match=r"SEG-R002 .*" + re.escape(cure)):
+        run(mine)
 
 
 # Table 1 -------------------------------------------------------------------------------------------------------------

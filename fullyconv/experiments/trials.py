@@ -22,6 +22,7 @@ SCORES = {
 }
 TIMED_STEPS, TIMED_IMAGES = 6, 4
 LEAST_SECONDS = 5  # an experiment that may take less takes the least steps, and spends no time on timing
+LITTLE = 0.1  # of the way from the mean accuracy of naming one class everywhere to a perfect one
 PIECES = 50  # that a curve of losses is averaged into
 
 
@@ -195,7 +196,12 @@ def scale(bench: Workbench, outcomes: Outcomes) -> str:
     seconds = statistics.fmean(outcome.steps * outcome.seconds_per_step for outcome in every)
     time_each = f"{seconds / 60:.2g} minutes" if seconds >= 60 else f"{seconds:.2g} seconds"
     steps = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    return f"After {steps} steps, about {time_each}, of {bench.settings.trunk}"
+    told = f"After {steps} steps, about {time_each}, of {bench.settings.trunk}"
+    best = max(outcome.first["mean_accuracy"] for outcome in every)
+    chance = 1 / len(bench.dataset.labels)
+    if best < chance + LITTLE * (1 - chance):
+        return f"{told}, which taught little more than the commonest class (give more --minutes)"
+    return told
 
 
 def conditions(trials: Sequence[Trial], outcomes: Outcomes, start: str) -> dict[str, Any]:
