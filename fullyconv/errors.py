@@ -319,8 +319,8 @@ FAULTS: dict[str, Fault] = {
         "The network cannot be made dense",
         "Its strides can be traded for dilation only if each convolution and pool is a module of its own, read at one "
         "stride, and nothing looks at the whole map: no flattening, global pooling, attention or upsampling.",
-        "Take the trunk without its head, turn linear layers into convolutions, or use shift_and_stitch, which takes any "
-        "network.",
+        "Take the trunk without its head, turn linear layers into convolutions, or use shift_and_stitch, which takes "
+        "any network.",
     ),
     "SEG-M040": Fault(
         "There is no such head",

@@ -66,14 +66,14 @@ def test_every_factor_has_a_bound_beside_the_papers(tmp_path: Path) -> None:
     ]
     assert all(math.isfinite(row.ours) for row in found.rows)
     assert found.conditions["images"] == "1 of val"  # no time for a second
-    assert found.conclusion.startswith("On 1 image the truth at 1/32 of its resolution still scores ")
+    assert found.conclusion.startswith("On 1 image, coarse labels alone cost ")
 
 
 def test_bounds_of_pascal_are_the_papers_at_fine_strides(data_root: Path, tmp_path: Path) -> None:
     pascal = data_root / "voc2012_subset"
     if not pascal.is_dir():
         pytest.skip(f"{pascal} does not exist")
-    found = upper_bounds(bench(tmp_path, str(pascal), 1.0))
+    found = upper_bounds(bench(tmp_path, str(pascal), 60.0))
     ours = {row.label: row.ours for row in found.rows if row.measure == COUNTED}
     # Of 50 images; at coarser strides the score depends on which small objects happen to be in them.
     for factor in (16, 8, 4):
