@@ -177,3 +177,20 @@ def test_every_fault_is_told_whole() -> None:
     assert [
         code for code, fault in FAULTS.items() if not (fault.title and fault.why.endswith(".") and fault.cure)
     ] == []
+
+
+def test_the_page_on_the_paper_names_what_exists() -> None:
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    tests = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+    for file, name in re.findall(r"`(test_\w+)(?:::(test_\w+))?`", page):
+        assert file in tests, file
+        assert not name or f"def {name}(" in tests[file], f"{file}::{name}"
+    for file, names in re.findall(r"`(\w[\w/]*\.py)`(?: \(((?:`\w+`(?:, )?)+)\))?", page):
+        text = (PACKAGE / file).read_text(encoding="utf-8")
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"\b{name}\b", text), f"{file}: {name}"
+    for room, name in re.findall(r"`([a-z_]+)\.(?!py`)(\w+)`", page):
+        path = PACKAGE / f"{room}.py" if (PACKAGE / f"{room}.py").exists() else PACKAGE / room / "__init__.py"
+        assert re.search(rf"\b{name}\b", path.read_text(encoding="utf-8")), f"{room}.{name}"
+    everything = set().union(*(options_of(command) for command in cli.COMMANDS))
+    assert set(re.findall(r"`(?:\w+ )?(--[a-z]+)", page)) <= everything
