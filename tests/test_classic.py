@@ -220,7 +220,7 @@ def test_any_padding_derives_its_offsets(padding):
 def test_too_little_padding_is_refused():
     trunk = ClassicTrunk("mini", [32], geometry="caffe").eval()
     trunk.conv1_1.padding = (1, 1)
-    with pytest.raises(ValueError, match=r"pads too little.*-80 pixels"):
+    with pytest.raises(ValueError, match=r"pads too little.*would be -80; pad.*80 or more"):
         ClassicFCN(trunk, trace(trunk, size=(256, 288)), 2, mean=[0.0] * 3, std=[1.0] * 3)
 
 

@@ -2,8 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -82,37 +83,18 @@ def create(
             streams that are not of all bands.
     """
     if streams is not None:
-        if sum(streams) != channels:
-            raise FullyconvError(
-                "SEG-M041", f"streams must share out the {channels} bands of the images, got {_added(streams)}"
-            )
-        ends = list(accumulate(streams))
-        return LateFusion(
-            [
-                create(
-                    name,
-                    num_classes,
-                    channels=bands,
-                    upscore=upscore,
-                    dropout=dropout,
-                    alignment=alignment,
-                    geometry=geometry,
-                    mean=mean and mean[end - bands : end],
-                    std=std and std[end - bands : end],
-                    pretrained=pretrained,
-                )
-                for bands, end in zip(streams, ends, strict=True)
-            ]
+        tower = partial(
+            create,
+            name,
+            num_classes,
+            upscore=upscore,
+            dropout=dropout,
+            alignment=alignment,
+            geometry=geometry,
+            pretrained=pretrained,
         )
-    match = re.fullmatch(r"fcn(32|16|8|4)s-(atonce-)?(.+)", name)
-    if not match:
-        known = ["fcn8s-resnet18", "fcn32s-resnet18", "fcn16s-resnet18", "fcn4s-resnet18", "fcn8s-vgg16"]
-        bare = [f"fcn8s-{name}"] if timm.is_model(name) else difflib.get_close_matches(name, known, n=1, cutoff=0)
-        raise FullyconvError(
-            "SEG-M001",
-            f"unknown model {name!r}; expected fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk, such as {bare[0]}",
-        )
-    stride, at_once, trunk_name = int(match[1]), bool(match[2]), match[3]
+        return _late_fusion(tower, streams, channels, mean, std)
+    stride, at_once, trunk_name = _parts(name)
     if geometry == "caffe" and trunk_name not in CLASSICS:
         raise FullyconvError(
             "SEG-M002", f"Caffe's geometry is that of {', '.join(CLASSICS)}, not of {trunk_name}; use --geometry same"
@@ -143,6 +125,40 @@ def create(
         least_size=_least_size(trunk, channels, int(traced.grids[-1].stride)),
         size_multiple=1 if odd.grids == traced.grids else int(traced.grids[-1].stride),
         **settings,
+    )
+
+
+def _parts(name: str) -> tuple[int, bool, str]:
+    """Stride, whether it is trained at once, and trunk."""
+    match = re.fullmatch(r"fcn(32|16|8|4)s-(atonce-)?(.+)", name)
+    if match:
+        return int(match[1]), bool(match[2]), match[3]
+    known = ["fcn8s-resnet18", "fcn32s-resnet18", "fcn16s-resnet18", "fcn4s-resnet18", "fcn8s-vgg16"]
+    bare = [f"fcn8s-{name}"] if timm.is_model(name) else difflib.get_close_matches(name, known, n=1, cutoff=0)
+    raise FullyconvError(
+        "SEG-M001",
+        f"unknown model {name!r}; expected fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk, such as {bare[0]}",
+    )
+
+
+def _late_fusion(
+    tower: Callable[..., FCN],
+    streams: Sequence[int],
+    channels: int,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> LateFusion:
+    """One tower for each stream of bands."""
+    if sum(streams) != channels:
+        raise FullyconvError(
+            "SEG-M041", f"streams must share out the {channels} bands of the images, got {_added(streams)}"
+        )
+    shares = [slice(end - bands, end) for bands, end in zip(streams, accumulate(streams), strict=True)]
+    return LateFusion(
+        [
+            tower(channels=bands, mean=mean and mean[share], std=std and std[share])
+            for bands, share in zip(streams, shares, strict=True)
+        ]
     )
 
 

@@ -231,7 +231,8 @@ class ClassicFCN(FCN):
         self.crop_offsets = tuple(offsets)  # of the finer taps, from coarse to fine, and of the image
         if min(offsets) < 0:
             raise ValueError(
-                f"the trunk pads too little for its scores to cover the image: the crop would be {offsets[-1]} pixels"
+                f"the trunk pads too little for its scores to cover the image: a crop would be {min(offsets)}; pad its "
+                f"first layer by {-min(offsets)} or more pixels on top"
             )
 
     @property
