@@ -4,7 +4,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,8 @@ def _carried_out(settings: Settings, folder: Path) -> Reproduction:
     bench = Workbench(settings, folder)
     try:
         with bench.progress():
-            found = run(bench)
+            result = Reproduction(settings, _with_conditions(run(bench), bench), folder)
+        _write(result)
     except KeyboardInterrupt:
         if _drop_if_empty(folder):
             raise KeyboardInterrupt("stopped before anything was measured; nothing was saved") from None
@@ -168,21 +169,23 @@ def _carried_out(settings: Settings, folder: Path) -> Reproduction:
     except BaseException:
         _drop_if_empty(folder)
         raise
-    conditions = {
-        **found.conditions,
+    return result
+
+
+def _with_conditions(found: Findings, bench: Workbench) -> Findings:
+    """The findings, with what is the same for every experiment among their conditions."""
+    common = {
         "data": bench.data,
         "machine": machine(),
         "minutes": round(bench.seconds() / 60, 2),
-        "seed": settings.seed,
+        "seed": bench.settings.seed,
     }
-    result = Reproduction(settings, Findings(found.rows, found.conclusion, conditions, found.curves), folder)
-    _write(result)
-    return result
+    return replace(found, conditions={**found.conditions, **common})
 
 
 def _drop_if_empty(folder: Path) -> bool:
     """Removes the folder of an experiment that has neither a part nor a training run to show."""
-    if (folder / "parts").exists() or (folder / "runs").exists():
+    if any((*folder.glob("parts/*.json"), *folder.glob("runs/*/plan.json"), *folder.glob("runs/*/*/plan.json"))):
         return False
     shutil.rmtree(folder)
     return True
