@@ -76,7 +76,7 @@ class Augmentation:
         first = mask.reshape(-1, *mask.shape[-2:])[0]
         anchor = _rare_pixel(first, ignore_index, draw) if draw.chance(self.focus) else None
         top, left = (
-            _place(size, length, draw, None if anchor is None else anchor[axis]) + _shift(size, self.shift, draw)
+            _place(size, length, draw, None if anchor is None else anchor[axis], self.shift)
             for axis, (size, length) in enumerate(zip(first.shape, window, strict=True))
         )
         lit = image.shape[0] if self.lit is None else self.lit
@@ -151,18 +151,15 @@ def _rare_pixel(mask: Tensor, ignore_index: int, draw: _Draws) -> tuple[int, int
     return divmod(int(pixels[draw.below(len(pixels))]), mask.shape[1])
 
 
-def _place(size: int, length: int, draw: _Draws, anchor: int | None) -> int:
-    """Where a window of `length` begins on an axis of `size` pixels, over `anchor` if there is one."""
+def _place(size: int, length: int, draw: _Draws, anchor: int | None, shift: int) -> int:
+    """Where a window of `length` begins on an axis of `size` pixels, over `anchor` if there is one; then moved by up to
+    `shift` to either side, as far as it keeps something of the axis."""
     low, high = min(0, size - length), max(0, size - length)
     if anchor is not None:
         low, high = max(low, anchor - length + 1), min(high, anchor)
-    return low + draw.below(high - low + 1)
-
-
-def _shift(size: int, most: int, draw: _Draws) -> int:
-    """A translation by up to `most` pixels to either side that leaves something of an axis of `size` pixels."""
-    reach = min(most, size - 1)
-    return draw.below(2 * reach + 1) - reach if reach else 0
+    start = low + draw.below(high - low + 1)
+    back, ahead = max(-shift, 1 - length - start), min(shift, size - 1 - start)
+    return start + back + draw.below(ahead - back + 1) if shift else start
 
 
 def _cut(

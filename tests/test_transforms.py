@@ -125,6 +125,15 @@ def test_jitter_leaves_something_of_the_smallest_image():
         assert (labels == 0).any()
 
 
+@pytest.mark.parametrize("focus", [0, 1])
+def test_shifted_crops_show_something_of_the_image(focus):
+    augment = Augmentation(crop=(20, 20), scale=(1, 1), focus=focus, shift=32)
+    image, mask = torch.rand(3, 64, 64), torch.zeros(64, 64, dtype=torch.uint8)
+    for seed in range(300):
+        _, labels = augment(image, mask, generator(seed))
+        assert (labels == 0).any()
+
+
 def test_samples_of_unlike_images_keep_their_size():
     augment = Augmentation(crop=None)
     for size in ((9, 7), (40, 30)):
