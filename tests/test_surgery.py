@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models.vgg import make_layers
 
 from fullyconv.geometry import Grid
 from fullyconv.surgery import bilinear_kernel, blueprint, conv_to_linear, linear_to_conv, trace, transplant, with_bands
@@ -21,6 +22,42 @@ def test_convolution_slides_the_linear_layer():
     dense = linear_to_conv(linear, (3, 3))(maps)
     assert dense.shape == (1, 4, 3, 4)
     assert torch.allclose(dense[0, :, 2, 1], linear(maps[:, :, 2:5, 1:4].flatten(1))[0], atol=1e-12)
+
+
+def vgg16() -> nn.Sequential:
+    """VGG16's layers with few channels: a head over 7 x 7 cells."""
+    widths = [width for depth in (2, 2, 3, 3, 3) for width in (*[4] * depth, "M")]
+    head = (nn.Linear(4 * 7 * 7, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 10))
+    return nn.Sequential(*make_layers(widths), nn.Flatten(), *head)
+
+
+def alexnet() -> nn.Sequential:
+    """AlexNet's kernels and strides with few channels: a head over 6 x 6 cells."""
+    features = (nn.Conv2d(3, 4, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(4, 4, 5, padding=2), nn.ReLU())
+    pools = (nn.MaxPool2d(3, 2), nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(3, 2))
+    return nn.Sequential(*features, *pools, nn.Flatten(), nn.Linear(4 * 6 * 6, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def averaged() -> nn.Sequential:
+    """A head over one cell, as a ResNet's."""
+    features = (nn.Conv2d(3, 8, 7, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(28))
+    return nn.Sequential(*features, nn.Flatten(), nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("make", "cells"), [(vgg16, 7), (alexnet, 6), (averaged, 1)])
+def test_a_classifier_in_convolutions_gives_its_logits_at_its_own_size(make, cells, dtype, tolerance):
+    classifier = make().to(dtype).eval()
+    for layer in classifier:
+        if hasattr(layer, "weight"):
+            nn.init.kaiming_normal_(layer.weight)  # so that the image is still seen in the logits
+    layers = [layer for layer in classifier if not isinstance(layer, nn.Flatten)]
+    sides = iter((cells, 1))
+    converted = [linear_to_conv(each, (next(sides),) * 2) if isinstance(each, nn.Linear) else each for each in layers]
+    image = torch.rand(2, 3, 224, 224, dtype=dtype)
+    logits, map_of_one = classifier(image), nn.Sequential(*converted)(image)
+    assert map_of_one.shape == (2, 10, 1, 1)
+    assert torch.allclose(map_of_one[:, :, 0, 0], logits, rtol=0, atol=tolerance * logits.abs().max().item())
 
 
 def test_weights_survive_the_round_trip():
