@@ -95,6 +95,24 @@ def test_nyud_without_lists_is_all_train(nyud: Path) -> None:
     assert "there is no train.txt" in dataset.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("listed", "together"),
+    [
+        ({"train": "5002", "val": "5001"}, ["img_5002", "img_5001"]),
+        ({"train": "5002", "val": "5001", "trainval": "5001 5002"}, ["img_5001", "img_5002"]),
+        ({"val": "5001", "trainval": "5001 5002"}, ["img_5001", "img_5002"]),
+    ],
+)
+def test_nyud_has_trainval_by_its_list_or_from_its_parts(
+    nyud: Path, listed: dict[str, str], together: list[str]
+) -> None:
+    (nyud / "train.txt").unlink()
+    lists(nyud, **listed)
+    found = {split: [pair.name for pair in pairs] for split, pairs in open_dataset(nyud).splits.items()}
+    assert found == {"train": ["img_5002"], "val": ["img_5001"], "test": ["img_5003"], "trainval": together}
+    assert names_of(open_dataset(f"nyud:{nyud}?train=trainval&val=test"), "train") == together
+
+
 # SIFT Flow
 
 
@@ -126,6 +144,14 @@ def test_sift_flow_leaves_out_what_nobody_annotated(siftflow: Path) -> None:
     dataset = open_dataset(siftflow)
     assert names_of(dataset, "train") == ["coast_a2"]
     assert dataset.notes == ("left out, for nobody has annotated them: street_urb506",)
+
+
+def test_sift_flow_validates_on_its_val_where_there_is_a_list(siftflow: Path) -> None:
+    (siftflow / "trainval.txt").unlink()
+    lists(siftflow, train="coast_a2", val="coast_a1")
+    for dataset in (open_dataset(siftflow), *open_dataset(siftflow).also):
+        found = {split: names_of(dataset, split) for split in ("train", "val", "trainval")}
+        assert found == {"train": ["coast_a2"], "val": ["coast_a1"], "trainval": ["coast_a2", "coast_a1"]}
 
 
 def test_sift_flow_heads_share_the_split_that_is_taken_from_train(siftflow: Path) -> None:

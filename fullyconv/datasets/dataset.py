@@ -164,6 +164,21 @@ def read_list(path: Path) -> list[list[str]]:
     return [_columns(line.strip()) for line in lines if line.strip()]
 
 
+def split_lists(folder: Path) -> dict[str, list[str]]:
+    """The names in a folder's train.txt, val.txt, test.txt and trainval.txt, by split, as far as these are there.
+
+    trainval is train and val together and train is trainval without val, where the one has no list and the other has.
+    """
+    files = {split: folder / f"{split}.txt" for split in (*SPLITS, "trainval")}
+    names = {split: [name_in(entry[0]) for entry in read_list(file)] for split, file in files.items() if file.is_file()}
+    if "train" in names and "val" in names:
+        names.setdefault("trainval", [*names["train"], *names["val"]])
+    elif "trainval" in names and "train" not in names:
+        held_out = set(names.get("val", ()))
+        names = {"train": [name for name in names["trainval"] if name not in held_out], **names}
+    return names
+
+
 def _columns(line: str) -> list[str]:
     for separator in ("\t", ",", ";"):
         if separator in line:

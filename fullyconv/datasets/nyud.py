@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, masks_in, name_in, read_list
+from fullyconv.datasets.dataset import Dataset, Layout, Pair, distinct, masks_in, split_lists
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 
@@ -23,7 +23,7 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, *, inputs: str = "color") -> Dataset:
-    """The pairs of train.txt, val.txt and test.txt; without lists, all pairs as train.
+    """The pairs of train.txt, val.txt, trainval.txt and test.txt; without lists, all pairs as train.
 
     Args:
         root: The folder.
@@ -36,10 +36,9 @@ def read(root: Path, *, inputs: str = "color") -> Dataset:
     wanted = inputs.split(",")
     if not set(wanted) <= set(INPUTS):
         raise FullyconvError("SEG-D025", f"inputs are some of {', '.join(INPUTS)}, with commas between; got {inputs!r}")
-    lists = {split: home / f"{split}.txt" for split in SPLITS if (home / f"{split}.txt").is_file()}
-    names = {split: [_name(entry[0]) for entry in read_list(path)] for split, path in lists.items()}
+    names = split_lists(home)
     splits = {
-        split: distinct(_pair(home, name, [INPUTS[one] for one in wanted]) for name in listed)
+        split: distinct(_pair(home, _file_name(name), [INPUTS[one] for one in wanted]) for name in listed)
         for split, listed in (names or {"train": list(masks_in(home / "segmentation"))}).items()
     }
     notes = () if names else ("there is no train.txt, val.txt or test.txt, so that all pairs are in train",)
@@ -52,9 +51,8 @@ def _home(root: Path) -> Path | None:
     return next((folder for folder in folders if all((folder / part).is_dir() for part in parts)), None)
 
 
-def _name(entry: str) -> str:
+def _file_name(name: str) -> str:
     """The lists number the scenes, the files are named after the numbers."""
-    name = name_in(entry)
     return f"img_{name}" if name.isdigit() else name
 
 
@@ -64,7 +62,7 @@ def _pair(home: Path, name: str, folders: list[str]) -> Pair:
 
 
 LAYOUT = Layout(
-    "data/images/, segmentation/*.mat, train.txt, val.txt and test.txt (NYUDv2, 40 classes)",
+    "data/images/, segmentation/*.mat, train.txt, val.txt, trainval.txt and test.txt (NYUDv2, 40 classes)",
     recognise,
     read,
     options=("inputs",),

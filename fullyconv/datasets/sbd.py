@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fullyconv.datasets import voc as pascal_voc
 from fullyconv.datasets.classes import find_classes_file
-from fullyconv.datasets.dataset import SPLITS, Dataset, Layout, Pair, distinct, files_in, masks_in, name_in, read_list
+from fullyconv.datasets.dataset import Dataset, Layout, Pair, distinct, files_in, masks_in, split_lists
 from fullyconv.errors import FullyconvError
 
 
@@ -29,8 +29,7 @@ def read(root: Path, *, voc: str | None = None) -> Dataset:
         raise FullyconvError("SEG-D003", f"{root} holds no img/ beside a cls/")
     images = {path.stem: path for path in files_in(home / "img")}
     masks = masks_in(home / "cls")
-    lists = {split: home / f"{split}.txt" for split in SPLITS if (home / f"{split}.txt").is_file()}
-    names = {split: [name_in(entry[0]) for entry in read_list(path)] for split, path in lists.items()}
+    names = split_lists(home)
     splits = {
         split: distinct(
             Pair(name, images.get(name, home / "img" / f"{name}.jpg"), masks.get(name, home / "cls" / f"{name}.mat"))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fullyconv.datasets.dataset import Dataset, Layout, Pair, distinct, files_in, name_in, read_list
+from fullyconv.datasets.dataset import Dataset, Layout, Pair, distinct, files_in, split_lists
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 
@@ -17,7 +17,6 @@ SEMANTIC_LABELS = LabelSet(tuple(SEMANTIC.split()), table=((0, 255), *((index + 
 GEOMETRIC_LABELS = LabelSet(tuple(GEOMETRIC.split()), table=((-1, 255), (0, 255), (1, 0), (2, 1), (3, 2)))
 
 COLLECTION = "spatial_envelope_256x256_static_8outdoorcategories"
-LISTS = {"train": ("trainval", "train"), "test": ("test",)}
 UNANNOTATED = frozenset({"highway_bost181", "street_urb506"})
 
 
@@ -27,7 +26,7 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path) -> Dataset:
-    """The pairs of trainval.txt, or train.txt, and of test.txt; without lists, all as train.
+    """The pairs of trainval.txt, train.txt, val.txt and test.txt; without lists, all as train.
 
     The data set is that of the semantic classes; `also` holds the geometric ones.
     """
@@ -44,11 +43,7 @@ def read(root: Path) -> Dataset:
 
 
 def _names(root: Path) -> tuple[dict[str, list[str]], list[str]]:
-    files = {
-        split: next((root / f"{word}.txt" for word in words if (root / f"{word}.txt").is_file()), None)
-        for split, words in LISTS.items()
-    }
-    names = {split: [name_in(entry[0]) for entry in read_list(file)] for split, file in files.items() if file}
+    names = split_lists(root)
     if names:
         return names, []
     note = "there is no trainval.txt or test.txt, as the authors' release has, so that all pairs are in train"
