@@ -32,22 +32,26 @@ def linear_to_conv(linear: nn.Linear, kernel_size: tuple[int, int] = (1, 1)) -> 
         raise ValueError(
             f"a linear layer with {linear.in_features} inputs cannot read maps of {height} x {width} cells"
         )
-    conv = nn.Conv2d(channels, linear.out_features, kernel_size, bias=linear.bias is not None)
+    has_bias, weight = linear.bias is not None, linear.weight
+    conv = nn.Conv2d(
+        channels, linear.out_features, kernel_size, bias=has_bias, device=weight.device, dtype=weight.dtype
+    )
     with torch.no_grad():
         conv.weight.copy_(linear.weight.view_as(conv.weight))
         if conv.bias is not None:
             conv.bias.copy_(linear.bias)
-    return conv.to(linear.weight)
+    return conv
 
 
 def conv_to_linear(conv: nn.Conv2d) -> nn.Linear:
     """The linear layer that a convolution is on an input just as large as its kernel: `linear_to_conv`, inverted."""
-    linear = nn.Linear(conv.weight[0].numel(), conv.out_channels, bias=conv.bias is not None)
+    has_bias, weight = conv.bias is not None, conv.weight
+    linear = nn.Linear(weight[0].numel(), conv.out_channels, bias=has_bias, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
         linear.weight.copy_(conv.weight.flatten(1))
         if conv.bias is not None:
             linear.bias.copy_(conv.bias)
-    return linear.to(conv.weight)
+    return linear
 
 
 @dataclass(frozen=True)

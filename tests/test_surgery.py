@@ -13,7 +13,7 @@ from fullyconv.surgery import bilinear_kernel, blueprint, conv_to_linear, linear
 def test_convolution_equals_the_linear_layer_it_was():
     linear = nn.Linear(5 * 3 * 2, 4).double()
     maps = torch.randn(6, 5, 3, 2, dtype=torch.float64)
-    assert torch.allclose(linear_to_conv(linear, (3, 2))(maps).flatten(1), linear(maps.flatten(1)), atol=1e-12)
+    assert torch.allclose(linear_to_conv(linear, (3, 2))(maps).flatten(1), linear(maps.flatten(1)), rtol=0, atol=1e-12)
 
 
 def test_convolution_slides_the_linear_layer():
@@ -21,7 +21,7 @@ def test_convolution_slides_the_linear_layer():
     maps = torch.randn(1, 2, 5, 6, dtype=torch.float64)
     dense = linear_to_conv(linear, (3, 3))(maps)
     assert dense.shape == (1, 4, 3, 4)
-    assert torch.allclose(dense[0, :, 2, 1], linear(maps[:, :, 2:5, 1:4].flatten(1))[0], atol=1e-12)
+    assert torch.allclose(dense[0, :, 2, 1], linear(maps[:, :, 2:5, 1:4].flatten(1))[0], rtol=0, atol=1e-12)
 
 
 def vgg16() -> nn.Sequential:
@@ -61,7 +61,7 @@ def test_a_classifier_in_convolutions_gives_its_logits_at_its_own_size(make, cel
 
 
 def test_weights_survive_the_round_trip():
-    linear = nn.Linear(18, 4, bias=False)
+    linear = nn.Linear(18, 4, bias=False).double()
     back = conv_to_linear(linear_to_conv(linear, (3, 3)))
     assert torch.equal(back.weight, linear.weight)
     assert back.bias is None
@@ -182,7 +182,7 @@ def test_bilinear_kernel_is_the_authors(kernel_size):
         [(1 - abs(row - center) / factor) * (1 - abs(column - center) / factor) for column in range(kernel_size)]
         for row in range(kernel_size)
     ]
-    assert torch.allclose(bilinear_kernel(kernel_size), torch.tensor(expected, dtype=torch.float64), atol=1e-15)
+    assert torch.allclose(bilinear_kernel(kernel_size), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8, 16, 32])
