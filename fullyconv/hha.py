@@ -53,7 +53,7 @@ class Camera:
 NYUD_CAMERA = Camera(518.85790117450188, 519.46961112127485, 325.58244941119034 - 1, 253.73616633400465 - 1)
 
 
-def hha(depth: Array, camera: Camera = NYUD_CAMERA, *, known: Array | None = None) -> Array:
+def hha(depth: Array, camera: Camera, *, known: Array | None = None) -> Array:
     """The HHA picture of a depth image.
 
     Args:
@@ -66,7 +66,8 @@ def hha(depth: Array, camera: Camera = NYUD_CAMERA, *, known: Array | None = Non
         uint8 `(H, W, 3)`. First 31000 / depth in centimetres, nearer than a metre as a metre. Then the height above the
         lowest point in centimetres, or, if none lies 90 below the camera, above 130 below it. Last the angle of the
         surface with gravity in degrees, plus 38: a floor is 38, a wall 128, a ceiling 218, as is an unknown surface.
-        All are rounded and cut at 0 and 255.
+        All are rounded and cut at 0 and 255. A pixel of depth 0 counts as one at the camera, as in MATLAB: its
+        disparity is 255, the nearest.
     """
     depth = np.nan_to_num(depth.astype(np.float64), posinf=0)
     known = depth > 0 if known is None else known & (depth > 0)
@@ -138,16 +139,14 @@ def gravity(normals: Array) -> Array:
     return down
 
 
-def write_hha(
-    folder: str | Path, out: str | Path, *, camera: Camera = NYUD_CAMERA, metres_per_unit: float = 0.001
-) -> list[Path]:
+def write_hha(folder: str | Path, out: str | Path, *, camera: Camera, metres_per_unit: float = 0.001) -> list[Path]:
     """Writes an HHA picture for every depth picture of a folder, and gives their paths.
 
     Args:
         folder: Depth pictures of 16 bits, 0 where nothing is known.
         out: A new folder; the pictures keep their names and come as PNG, disparity in red, height in green, angle in
             blue, as the authors' files do.
-        camera: What took them.
+        camera: What took them, such as `NYUD_CAMERA`. Another one's gives wrong heights and angles that look right.
         metres_per_unit: 0.001 for millimetres.
 
     Raises:

@@ -89,6 +89,20 @@ def test_angle_halfway_is_rounded_up() -> None:
     assert hha(np.full((30, 40), 4.96), CAMERA)[15, 20, 0] == 63
 
 
+def test_nobody_guesses_the_camera(tmp_path: Path) -> None:
+    for guess in (lambda: hha(np.ones(SIZE)), lambda: write_hha(tmp_path, tmp_path)):  # type: ignore[call-arg]
+        with pytest.raises(TypeError, match="camera"):
+            guess()
+
+
+def test_where_nothing_is_known_the_disparity_is_the_nearest() -> None:
+    depth = np.full(SIZE, 2.0)
+    depth[40:80, 40:120] = (0, np.nan) * 40
+    disparity = hha(depth, CAMERA)[..., 0]
+    assert set(disparity[40:80, 40:120].ravel()) == {255}
+    assert set(disparity[:40].ravel()) == {155}
+
+
 def test_where_no_surface_is_known_the_angle_is_180() -> None:
     depth = np.full(SIZE, 2.0)
     depth[40:80, 40:120] = 0
@@ -140,21 +154,21 @@ def test_a_folder_of_depth_becomes_pictures_with_disparity_in_red(tmp_path: Path
     (tmp_path / "depth").mkdir()
     depth = np.full((60, 80), 3100, np.uint16)
     Image.fromarray(depth).save(tmp_path / "depth" / "a.png")
-    (written,) = write_hha(tmp_path / "depth", tmp_path / "hha", metres_per_unit=0.001)
+    (written,) = write_hha(tmp_path / "depth", tmp_path / "hha", camera=CAMERA, metres_per_unit=0.001)
     assert written == tmp_path / "hha" / "a.png"
     picture = np.array(Image.open(written))
-    assert picture[30, 40].tolist() == [100, hha(depth / 1000)[30, 40, 1], 128]
+    assert picture[30, 40].tolist() == [100, hha(depth / 1000, CAMERA)[30, 40, 1], 128]
 
 
 def test_folders_that_are_no_depth_are_refused(tmp_path: Path) -> None:
     (tmp_path / "color").mkdir()
     with pytest.raises(FullyconvError, match=r"SEG-D011 .*color holds no pictures of depth"):
-        write_hha(tmp_path / "color", tmp_path / "hha")
+        write_hha(tmp_path / "color", tmp_path / "hha", camera=CAMERA)
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "color" / "a.png")
     with pytest.raises(FullyconvError, match=r"SEG-D011 .*a\.png is a picture in colour"):
-        write_hha(tmp_path / "color", tmp_path / "hha")
+        write_hha(tmp_path / "color", tmp_path / "hha", camera=CAMERA)
     with pytest.raises(FullyconvError, match="SEG-D023"):
-        write_hha(tmp_path / "color", tmp_path / "color")
+        write_hha(tmp_path / "color", tmp_path / "color", camera=CAMERA)
 
 
 def test_a_real_desk_is_as_high_as_desks_are(data_root: Path) -> None:
