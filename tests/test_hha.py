@@ -83,12 +83,6 @@ def test_disparity_is_rounded_and_cut_as_by_matlab(metres: float, expected: int)
     assert hha(np.full((30, 40), metres), CAMERA)[15, 20, 0] == expected
 
 
-def test_angle_halfway_is_rounded_up() -> None:
-    # 4.96 m is a disparity of 62.5: NumPy would round it to the even 62.
-    assert np.rint(62.5) == 62
-    assert hha(np.full((30, 40), 4.96), CAMERA)[15, 20, 0] == 63
-
-
 def test_nobody_guesses_the_camera(tmp_path: Path) -> None:
     for guess in (lambda: hha(np.ones(SIZE)), lambda: write_hha(tmp_path, tmp_path)):  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="camera"):
