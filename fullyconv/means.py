@@ -1,4 +1,4 @@
-"""What the authors took from their images before a net saw them: a mean per data set, and no division.
+"""What is taken from images before a net sees them: by the authors a mean per data set, and no division.
 
 Source: voc_layers.py, pascalcontext_layers.py, siftflow_layers.py and nyud_layers.py of the authors' release, infer.py
 for the digits of VOC's. Values are 0 to 255.
@@ -13,6 +13,10 @@ BGR_MEANS = {
     "nyud": (116.190, 97.203, 92.318),
 }
 HHA_MEAN = (132.431, 94.076, 118.477)  # in the order of the files: disparity, height, angle
+
+# What timm's and torchvision's networks expect of images in [0, 1]; red, green, blue.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def statistics(layout: str, *, hha: bool = False) -> dict[str, tuple[float, ...]]:

@@ -9,6 +9,7 @@ from thin import make_thin
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
+from fullyconv.means import IMAGENET_STD
 from fullyconv.models import FCN, create, start_from
 from fullyconv.models.caffe import BRANCHES, Name, in_our_names, parsed
 from fullyconv.models.classic import torchvision_names
@@ -237,6 +238,32 @@ def test_a_classifier_of_caffe_starts_a_network(tmp_path, trunk):
         assert taken.missing == ("score_layers.stride32.weight", "score_layers.stride32.bias")
         for key, tensor in model.trunk.state_dict().items():
             assert torch.equal(fresh.trunk.state_dict()[key], tensor)
+
+
+def classifier(tmp_path):
+    """The file of one."""
+    state = theirs(network("fcn32s-vgg16"))
+    return snapshot(tmp_path, {name: tensor for name, tensor in state.items() if not name.startswith("score")})
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_grey_images_excite_caffes_kernels_as_colours_do(tmp_path, channels):
+    fewer = create("fcn32s-vgg16", CLASSES, channels=channels, std=[sum(IMAGENET_STD) / 3] * channels)
+    colors = create("fcn32s-vgg16", CLASSES)
+    contrast = torch.rand(1, 1, 20, 30) - torch.rand(1, 1, 20, 30)  # of two images, so that means do not matter
+    file, responses = classifier(tmp_path), []
+    for model in (fewer, colors):
+        start_from(model, file)
+        kernels = model.trunk.conv1_1.weight
+        responses.append(nn.functional.conv2d(contrast / model.std, kernels))
+    assert torch.allclose(*responses, rtol=1e-4, atol=1e-3)
+
+
+def test_a_fourth_band_comes_as_strong_as_caffes_colours(tmp_path):
+    model = create("fcn32s-vgg16", CLASSES, channels=4, mean=[0.5] * 4, std=[*IMAGENET_STD, 2 * sum(IMAGENET_STD) / 3])
+    start_from(model, classifier(tmp_path))
+    assert (model.std.flatten() * 255).tolist() == pytest.approx([1, 1, 1, 2])
+    assert model.mean[0, 3] == 0.5
 
 
 def test_inception_branches_find_their_places(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
-from fullyconv.means import statistics
+from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD, statistics
 from fullyconv.models.caffe import in_our_names, towers_of
 from fullyconv.models.classic import CLASSICS, ClassicFCN, ClassicTrunk, Geometry, torchvision_names
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
@@ -39,9 +39,6 @@ __all__ = [
     "start_from",
     "zero_score_layer",
 ]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def create(

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import timm
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
+from fullyconv.means import IMAGENET_STD
 from fullyconv.surgery import transplant, with_bands
 
 
@@ -79,7 +81,9 @@ def _feature_maps(name: str, indices: Sequence[int], channels: int, *, pretraine
 def in_bands(source: Mapping[str, Tensor], network: nn.Module, channels: int) -> dict[str, Tensor]:
     """The weights of a network for RGB as one for other bands takes them.
 
-    Its first layer is as `with_bands` gives it; of `mean` and `std`, the first three are the source's.
+    Its first layer is as `with_bands` gives it. Of `mean` and `std`, those of colours are the source's. Other bands
+    keep their own mean, and come out of the division as strong beside the source's colours as they were beside
+    ImageNet's: Caffe's kernels are made for values from 0 to 255.
 
     Args:
         source: By the names of `network`.
@@ -92,7 +96,8 @@ def in_bands(source: Mapping[str, Tensor], network: nn.Module, channels: int) ->
         if name not in own or tensor.ndim != 4 or (tensor.shape[1], own[name].shape[1]) != (3, channels):
             return tensor
         if name in ("mean", "std"):
-            return torch.cat((tensor, own[name][:, 3:]), 1) if channels >= 3 else own[name]
+            kept = own[name] * (tensor.mean() / fmean(IMAGENET_STD)) if name == "std" else own[name]
+            return torch.cat((tensor, kept[:, 3:]), 1) if channels >= 3 else kept
         return with_bands(tensor, channels)
 
     return {name: fitted(name, tensor) for name, tensor in source.items()}

@@ -13,7 +13,8 @@ import torch
 from fullyconv import artefact, images, losses
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.errors import FullyconvError
-from fullyconv.models import IMAGENET_MEAN, IMAGENET_STD, Alignment, Geometry, Upscoring
+from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD
+from fullyconv.models import Alignment, Geometry, Upscoring
 from fullyconv.training.loading import Decoder, Samples
 from fullyconv.training.recipes import (
     AUGMENTATIONS,
