@@ -179,10 +179,10 @@ def read_raw_mask(path: str | Path, *, colors: bool = False) -> Array:
     """The numbers or colours of a mask file, upright and otherwise as stored.
 
     What is a number: grey levels of 8 and 16 bits; the samples of grey PNGs of 1, 2 and 4 bits (0 ... 1, 3, 15, not
-    stretched to 255); the indices of a palette in colour, as PASCAL VOC's; the label map of the
-    .mat files of SBD, CrackForest, NYUDv2, SIFT Flow and PASCAL-Context. What is a colour: RGB and RGBA (alpha is dropped), and the palette of a GIF, whose
-    indices every encoder orders anew. A palette of nothing but greys is an 8-bit grey picture stored compactly, and
-    gives its grey levels.
+    stretched to 255); the indices of a palette in colour, as PASCAL VOC's; the label map of the .mat files of SBD,
+    CrackForest, NYUDv2, SIFT Flow and PASCAL-Context, or the only one in another's. What is a colour: RGB and RGBA
+    (alpha is dropped), and the palette of a GIF, whose indices every encoder orders anew. A palette of nothing but
+    greys is an 8-bit grey picture stored compactly, and gives its grey levels.
 
     Args:
         path: A file whose name ends in one of `MASK_SUFFIXES`.
@@ -505,7 +505,7 @@ def _read_mat(path: Path) -> Array:
         raise FullyconvError("SEG-D001", f"there is no file {path}") from None
     except (MatReadError, ValueError, TypeError, OSError, NotImplementedError) as error:
         raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
-    found = list(_label_arrays(variables))
+    found = _label_arrays(variables)
     if len(found) != 1:
         held = ", ".join(variables) or "nothing"
         raise FullyconvError(
@@ -515,19 +515,19 @@ def _read_mat(path: Path) -> Array:
     return _whole_numbers(found[0], path) if found[0].dtype.kind == "f" else found[0]
 
 
-def _label_arrays(variables: dict[str, Any]) -> Iterator[Array]:
-    """The label maps in a .mat file: the variable that a data set is known to keep them in, else the field
-    `Segmentation` of its structs, else its 2-D arrays of integers."""
-    known = [variables[name] for name in MAT_VARIABLES if name in variables]
-    if known:
-        yield from known
-        return
-    structs = [value for value in variables.values() if value.dtype.names]
-    for struct in structs:
-        if "Segmentation" in struct.dtype.names:
-            yield from (np.asarray(entry) for entry in struct["Segmentation"].ravel())
-    if not structs:
-        yield from (value for value in variables.values() if value.ndim == 2 and value.dtype.kind in "ui")
+def _label_arrays(variables: dict[str, Any]) -> list[Array]:
+    """The label maps in a .mat file: whole numbers in a variable that a data set is known to keep them in, else the
+    fields `Segmentation` of its structs, else its 2-D arrays of integers."""
+    known = [variables[name] for name in MAT_VARIABLES if name in variables and _is_map(variables[name], "uif")]
+    whole = [value for value in known if np.array_equal(value, np.round(value))]
+    structs = [value["Segmentation"] for value in variables.values() if "Segmentation" in (value.dtype.names or ())]
+    fields = [np.asarray(entry) for entries in structs for entry in entries.ravel()]
+    return whole or fields or [value for value in variables.values() if _is_map(value, "ui")] or known
+
+
+def _is_map(value: Array, kinds: str) -> bool:
+    """Whether it has rows and columns of numbers of these kinds; a single number has them, too, in MATLAB."""
+    return value.ndim == 2 and value.size > 1 and value.dtype.kind in kinds
 
 
 def _umask() -> int:

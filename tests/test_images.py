@@ -199,6 +199,18 @@ def test_mat_files_of_nyud_sift_flow_and_pascal_context(tmp_path: Path, name: st
     assert raw.dtype.kind in "ui"
 
 
+@pytest.mark.parametrize(
+    "unrelated",
+    [{"gain": 2}, 3, "a name", np.eye(2) / 3, np.ones((2, 2, 2), int)],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_things_named_as_label_maps_are_passed_over(tmp_path: Path, unrelated: object) -> None:
+    from scipy.io import savemat
+
+    savemat(tmp_path / "a.mat", {"S": unrelated, "labels": LETTER})
+    assert np.array_equal(read_raw_mask(tmp_path / "a.mat"), LETTER)
+
+
 def test_label_map_of_fractions_is_refused(tmp_path: Path) -> None:
     from scipy.io import savemat
 
