@@ -75,7 +75,7 @@ def save(
     replace_folder(fresh, folder)
 
 
-def heads_of(config: Mapping[str, Any]) -> dict[str, LabelSet]:
+def labels_of_heads(config: Mapping[str, Any]) -> dict[str, LabelSet]:
     """The labels of each head in a `config.json`, by name, in the order of their score channels; empty for one head."""
     return {head["name"]: LabelSet.from_dict(head["labels"]) for head in config.get("heads", [])}
 

@@ -151,10 +151,10 @@ def load(folder: str | Path, *, head: str | None = None) -> Segmenter:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     bands = config["preprocessing"].get("bands", ())
-    several = artefact.heads_of(config)
+    several = artefact.labels_of_heads(config)
     if not several and head is None:
         return Segmenter(model, labels, config["architecture"], facts, bands=bands)
-    heads = heads_of(model, several, config["architecture"], facts, bands=bands)
+    heads = segmenters_of_heads(model, several, config["architecture"], facts, bands=bands)
     chosen = next(iter(several), None) if head is None else head
     if chosen not in heads:
         known = f"its heads are {', '.join(heads)}" if heads else "it has one head only; leave --head out"
@@ -163,7 +163,7 @@ def load(folder: str | Path, *, head: str | None = None) -> Segmenter:
     return heads[chosen]
 
 
-def heads_of(
+def segmenters_of_heads(
     model: FCN,
     labels: Mapping[str, LabelSet],
     architecture: Mapping[str, Any],

@@ -20,7 +20,7 @@ from fullyconv.datasets.overlap import Seen, validated_on
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import count, evaluate
 from fullyconv.models import FCN, create, start_from
-from fullyconv.prediction import Segmenter, heads_of
+from fullyconv.prediction import Segmenter, segmenters_of_heads
 from fullyconv.report import write_report
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints
@@ -285,7 +285,7 @@ class _Run:
 
         def validate(shown: FCN) -> dict[str, float]:
             scores: dict[str, float] = {}
-            for name, segmenter in heads_of(shown, labels, plan.architecture, bands=plan.bands).items():
+            for name, segmenter in segmenters_of_heads(shown, labels, plan.architecture, bands=plan.bands).items():
                 head = self.dataset.heads[name]
                 mine = head.pairs("val")[accelerator.process_index :: accelerator.num_processes]
                 confusion = count(segmenter, mine, head.labels).confusion.to(accelerator.device)
