@@ -10,6 +10,7 @@ from torchvision.models.vgg import make_layers
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
+from fullyconv.models.classic import ClassicTrunk, Geometry
 from fullyconv.models.dense import a_trous, patches, rarefied, shift_and_stitch
 from fullyconv.surgery import blueprint, trace
 
@@ -218,6 +219,13 @@ def test_with_padding_they_are_equal_where_the_receptive_field_touches_none() ->
     assert (stitched - dense).abs().amax((0, 1))[: rows.start].max() > 0.01
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (8, 9)])
+def test_a_network_that_takes_any_image_is_stitched_over_any_image(size: tuple[int, int]) -> None:
+    network = sharpened(Padded())
+    image = torch.rand(1, 3, *size, dtype=torch.float64)
+    assert shift_and_stitch(network, image, 8).shape == a_trous(network)(image).shape == (1, 5, *size)
+
+
 def test_kernels_that_are_not_square_are_rarefied_along_both_axes() -> None:
     network = sharpened(
         nn.Sequential(
@@ -250,6 +258,15 @@ def test_an_a_trous_network_has_the_weights_of_its_own_and_stride_one_everywhere
     before, after = grid_of(network), grid_of(dense)
     assert (after.stride, after.start, after.field) == (1, before.start, before.field)
     assert [layer.stride for layer in network.modules() if isinstance(layer, nn.Conv2d)] == [(1, 1), (2, 2), (1, 1)]
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg16", "googlenet"])
+@pytest.mark.parametrize("geometry", ["same", "caffe"])
+def test_the_papers_trunks_become_dense_at_every_tap(name: str, geometry: Geometry) -> None:
+    with torch.device("meta"):
+        trunk = ClassicTrunk(name, (8, 16, 32), geometry=geometry)
+    taps, dense = (trace(network, size=(1024, 1280)).grids for network in (trunk.eval(), a_trous(trunk)))
+    assert [(tap.stride, tap.start, tap.field) for tap in dense] == [(1, tap.start, tap.field) for tap in taps]
 
 
 def test_several_outputs_become_dense_together() -> None:

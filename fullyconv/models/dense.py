@@ -184,7 +184,7 @@ def _rarefied_layer(layer: nn.Module, rate: int) -> nn.Module:
     if isinstance(layer, nn.MaxPool2d):
         # Torch pads a max pool by no more than half its kernel, however far its cells lie apart.
         down, across = _times(layer.padding, rate)
-        layer.ceil_mode, layer.padding = False, 0
+        layer.padding = 0
         return nn.Sequential(nn.ConstantPad2d((across, across, down, down), -math.inf), layer)
     if not isinstance(layer.padding, str):
         layer.padding = _times(layer.padding, rate)
