@@ -30,7 +30,7 @@ from fullyconv.datasets.overlap import Seen
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.mask_folders import holds_indices, matched, read_prediction
-from fullyconv.prediction import Segmenter, load
+from fullyconv.prediction import Segmenter, opened
 from fullyconv.report import write_report
 
 Item = TypeVar("Item")
@@ -213,10 +213,10 @@ def evaluate(
     dataset = open_dataset(data)
     dataset = dataset.heads.get(head or "", dataset)  # a data set such as SIFT Flow has labels for several heads
     pairs = _with_masks(dataset, split)
-    segmenter = model if isinstance(model, Segmenter) else load(model, head=head)
+    segmenter = opened(model, head=head)
     with _progress(len(pairs), "evaluating") as advance:
         tally = count(segmenter, pairs, dataset.labels, on_image=advance)
-    name = "the model" if isinstance(model, Segmenter) else f"{model}, head {head}" if head else str(model)
+    name = ("the model" if isinstance(model, Segmenter) else str(model)) + (f", head {head}" if head else "")
 
     def view(index: int) -> View:
         image, target = _decoded(pairs[index], segmenter, dataset.labels)

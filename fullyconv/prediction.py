@@ -146,21 +146,37 @@ def load(folder: str | Path, *, head: str | None = None) -> Segmenter:
     Raises:
         FullyconvError: SEG-M040 if there is no head of the name.
     """
-    model, labels, config = artefact.load(Path(folder))
+    return opened(folder, head=head)
+
+
+def opened(model: str | Path | Segmenter, *, head: str | None = None) -> Segmenter:
+    """The segmenter of a folder, or the given one; if a head is named, that of this head.
+
+    Raises:
+        FullyconvError: SEG-M040 if there is no head of the name.
+    """
+    segmenter = model if isinstance(model, Segmenter) else _read(Path(model))
+    if head is None:
+        return segmenter
+    if head not in segmenter.heads:
+        named = "the given model" if model is segmenter else model
+        heads = ", ".join(segmenter.heads)
+        known = f"its heads are {heads}" if heads else "it has one head only; leave --head out"
+        raise FullyconvError("SEG-M040", f"{named} has no head {head!r}; {known}")
+    return segmenter.heads[head]
+
+
+def _read(folder: Path) -> Segmenter:
+    """The segmenter of a folder, or of its first head."""
+    model, labels, config = artefact.load(folder)
     facts: dict[str, Any] = {key: config[key] for key in ("metrics", "data", "plan") if key in config}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    bands = config["preprocessing"].get("bands", ())
-    several = artefact.labels_of_heads(config)
-    if not several and head is None:
-        return Segmenter(model, labels, config["architecture"], facts, bands=bands)
-    heads = segmenters_of_heads(model, several, config["architecture"], facts, bands=bands)
-    chosen = next(iter(several), None) if head is None else head
-    if chosen not in heads:
-        known = f"its heads are {', '.join(heads)}" if heads else "it has one head only; leave --head out"
-        raise FullyconvError("SEG-M040", f"{folder} has no head {head!r}; {known}")
-    heads[chosen].heads = heads
-    return heads[chosen]
+    architecture, bands = config["architecture"], config["preprocessing"].get("bands", ())
+    heads = segmenters_of_heads(model, artefact.labels_of_heads(config), architecture, facts, bands=bands)
+    for segmenter in heads.values():
+        segmenter.heads = heads
+    return next(iter(heads.values()), None) or Segmenter(model, labels, architecture, facts, bands=bands)
 
 
 def segmenters_of_heads(
@@ -282,7 +298,7 @@ def predict_files(
         fullyconv predict runs/a photos/ --out masks/
     """
     out = Path(out)
-    segmenter = model if isinstance(model, Segmenter) else load(model, head=head)
+    segmenter = opened(model, head=head)
     tiling = _tiling(tile, int(segmenter.model.coarsest.stride))
     named = list(_found(inputs))
     files = [file for file, _ in named]

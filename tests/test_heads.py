@@ -236,6 +236,20 @@ def test_each_head_is_scored_by_its_own_masks(run, things, sides):
         evaluate(run, sides, head="up")
 
 
+def test_a_given_model_obeys_head_too(run, sides, data, tmp_path):
+    segmenter = load(run)
+    for given in (segmenter, segmenter.heads["sides"]):
+        report = evaluate(given, sides, head="sides")
+        assert torch.equal(report.confusion, evaluate(run, sides, head="sides").confusion)
+    inputs = [str(data / "images" / "val" / "7.png")]
+    predict_files(segmenter, inputs, out=tmp_path / "masks", head="sides")
+    assert np.array_equal(np.array(Image.open(tmp_path / "masks" / "7.png")), segmenter.heads["sides"](inputs[0]).mask)
+    with pytest.raises(FullyconvError, match=r"SEG-M040.*given model has no head 'up'.*things, sides"):
+        evaluate(segmenter, sides, head="up")
+    with pytest.raises(FullyconvError, match=r"SEG-M040.*given model has no head 'up'"):
+        predict_files(segmenter, inputs, out=tmp_path / "none", head="up")
+
+
 def test_each_head_predicts(run, data, tmp_path):
     inputs = [str(data / "images" / "val")]
     predict_files(run, inputs, out=tmp_path / "things")
