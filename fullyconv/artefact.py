@@ -18,6 +18,9 @@ from fullyconv.models import FCN, create
 FORMAT = 1
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 
+# What `save` itself writes into config.json; all else are facts, which come from its caller and outlive it.
+OWN = ("format", "architecture", "labels", "heads", "preprocessing", "geometry", "versions")
+
 
 def save(
     folder: Path,
@@ -36,7 +39,8 @@ def save(
         model: Its weights and buffers.
         labels: The classes that it predicts; of several heads, the first one's.
         architecture: The arguments of `models.create` that build it.
-        facts: What else is worth keeping: metrics with their convention, the data's fingerprint, the plan.
+        facts: What else is worth keeping: metrics with their convention, the data's fingerprint, the plan, or where the
+            weights were imported from.
         bands: Of each picture of a scene; if left out, all in one picture.
         heads: The labels of each of several heads, which are blocks of score channels, in order.
 
@@ -68,8 +72,9 @@ def save(
             "global_operations": list(model.global_operations),
         },
         "versions": versions(),
-        **(facts or {}),
     }
+    assert tuple(config) == OWN
+    config |= facts or {}
     (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (fresh / README).write_text(_readme(config), encoding="utf-8")
     replace_folder(fresh, folder)
@@ -78,6 +83,11 @@ def save(
 def labels_of_heads(config: Mapping[str, Any]) -> dict[str, LabelSet]:
     """The labels of each head in a `config.json`, by name, in the order of their score channels; empty for one head."""
     return {head["name"]: LabelSet.from_dict(head["labels"]) for head in config.get("heads", [])}
+
+
+def facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `config.json` tells beyond the network itself: the `facts` that it was saved with."""
+    return {key: value for key, value in config.items() if key not in OWN}
 
 
 def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:

@@ -132,7 +132,10 @@ class Segmenter:
         return self.architecture
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model folder; a folder that holds anything else than an earlier model is refused."""
+        """Writes the model folder; a folder that holds anything else than an earlier model is refused.
+
+        One head of several is saved alone, as a network of its own classes.
+        """
         artefact.save(Path(folder), self.model, self.labels, self.named_architecture(), self.facts, bands=self.bands)
 
 
@@ -169,10 +172,10 @@ def opened(model: str | Path | Segmenter, *, head: str | None = None) -> Segment
 def _read(folder: Path) -> Segmenter:
     """The segmenter of a folder, or of its first head."""
     model, labels, config = artefact.load(folder)
-    facts: dict[str, Any] = {key: config[key] for key in ("metrics", "data", "plan") if key in config}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    architecture, bands = config["architecture"], config["preprocessing"].get("bands", ())
+    architecture, facts = config["architecture"], artefact.facts_of(config)
+    bands = config["preprocessing"].get("bands", ())
     heads = segmenters_of_heads(model, artefact.labels_of_heads(config), architecture, facts, bands=bands)
     for segmenter in heads.values():
         segmenter.heads = heads

@@ -49,6 +49,15 @@ def test_tiled_prediction_equals_whole(name):
     assert (segmenter(image, tile=96).mask != segmenter(image, tile="none").mask).mean() < 1e-4
 
 
+def test_what_a_folder_tells_outlives_loading_and_saving(segmenter, tmp_path):
+    facts = {"metrics": {"mean_iou": 0.5}, "imported": {"file": "net.caffemodel"}, "of a later version": [1, 2]}
+    Segmenter(segmenter.model, LABELS, ARCHITECTURE, facts).save(tmp_path / "first")
+    load(tmp_path / "first").save(tmp_path / "second")
+    assert load(tmp_path / "second").facts == facts
+    first, second = (json.loads((tmp_path / place / "config.json").read_text()) for place in ("first", "second"))
+    assert second == first
+
+
 def test_every_form_of_a_picture_gives_the_same_mask(segmenter, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels)
