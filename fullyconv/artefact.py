@@ -189,11 +189,12 @@ def versions() -> dict[str, str]:
 
 
 def _readme(config: Mapping[str, Any]) -> str:
-    names = config["labels"]["names"]
-    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    heads = labels_of_heads(config) or {"": LabelSet.from_dict(config["labels"])}
+    counts = " and ".join(f"{len(labels)} {name}".strip() for name, labels in heads.items())
+    classes = "\n\n".join(f"Classes{name and f' of {name}'}: {_some(labels)}" for name, labels in heads.items())
     scores = config.get("metrics", {})
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float))
-    return f"""# {config["architecture"]["name"]}, {len(names)} classes
+    return f"""# {config["architecture"]["name"]}, {counts} classes
 
 A fully convolutional network made with fullyconv {config["versions"]["fullyconv"]}.
 
@@ -204,7 +205,11 @@ result = fullyconv.load("this/folder")("photo.jpg")
 result.overlay().save("overlay.png")
 ```
 
-Classes: {shown}
+{classes}
 
 {"| score (fractions, paper's convention) | value |" + chr(10) + "|---|---|" + chr(10) + table if table else ""}
 """
+
+
+def _some(labels: LabelSet) -> str:
+    return ", ".join(labels.names[:20]) + (", ..." if len(labels) > 20 else "")

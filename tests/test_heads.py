@@ -212,6 +212,17 @@ def test_a_run_keeps_every_head_with_its_labels(run, data):
         load(run, head="thongs")
 
 
+def test_a_folder_tells_the_classes_of_every_head(run, tmp_path):
+    readme = (run / "model" / "README.md").read_text()
+    assert readme.startswith(f"# {TINY}, 3 things and 2 sides classes\n")
+    assert "Classes of things: " in readme
+    assert "Classes of sides: " in readme
+    load(run).save(tmp_path / "model")
+    alone = (tmp_path / "model" / "README.md").read_text()
+    assert alone.startswith(f"# {TINY}, 3 classes\n")
+    assert "\nClasses: " in alone
+
+
 def test_a_head_is_saved_as_a_network_of_its_own(run, data, tmp_path):
     head = load(run).heads["sides"]
     head.save(tmp_path / "model")
