@@ -12,6 +12,17 @@ from fullyconv.models import FCN
 
 Blobs = Sequence[NDArray[np.generic]]
 
+# What the authors take from their images, of 0 to 255: blue, green, red, as in voc_layers.py, pascalcontext_layers.py,
+# siftflow_layers.py and nyud_layers.py; HHA in the order of its files.
+BGR_MEANS = {
+    "voc": (104.00699, 116.66877, 122.67892),
+    "pascal_context": (104.007, 116.669, 122.679),
+    "siftflow": (114.578, 115.294, 108.353),
+    "nyud": (116.190, 97.203, 92.318),
+}
+HHA_MEAN = (132.431, 94.076, 118.477)
+LOG_DEPTH_MEAN = 7.844
+
 THEIR_SCORES = {"stride32": "score_fr", "stride16": "score_pool4", "stride8": "score_pool3"}
 THEIR_UPSCORES = {"stride32": "upscore2", "stride16": "upscore_pool4"}
 LEAVES = ("weight", "bias")

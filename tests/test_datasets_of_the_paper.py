@@ -201,6 +201,23 @@ def test_classes_of_pascal_context_are_the_59_most_frequent_labels() -> None:
     assert len(labels_of("60").table) == 460
 
 
+def test_labels_of_pascal_context_are_numbered_by_the_alphabet() -> None:
+    # As in its labels.txt, where these three are called otherwise.
+    aliases = {"diningtable": "table", "clothes": "cloth", "bedcloth": "bedclothes"}
+    numbered = [aliases.get(name, name) for name in sorted(CLASSES, key=CLASSES.__getitem__)]
+    assert numbered == sorted(numbered)
+
+
+def test_classes_of_pascal_context_are_in_the_order_of_the_release() -> None:
+    # classes-59.txt of the authors' release, where background is 0
+    listed = """aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person
+        pottedplant sheep sofa train tvmonitor bag bed bench book building cabinet ceiling clothes computer cup door
+        fence floor flower food grass ground keyboard light mountain mouse curtain platform sign plate road rock shelves
+        sidewalk sky snow bedcloth track tree truck wall water window wood"""
+    assert list(labels_of("60").names) == ["background", *listed.split()]
+    assert list(labels_of("59").names) == listed.split()
+
+
 def test_photographs_and_annotation_of_pascal_context_may_lie_in_one_folder(context: Path) -> None:
     (context / "context" / "trainval").rename(context / "VOC2010" / "trainval")
     assert open_dataset(context / "VOC2010").layout == "pascal_context"

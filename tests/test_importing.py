@@ -5,7 +5,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from caffe_files import dense, saved, snapshot, theirs, two_headed, two_towered
+from caffe_files import (
+    BGR_MEANS,
+    HHA_MEAN,
+    LOG_DEPTH_MEAN,
+    dense,
+    saved,
+    snapshot,
+    theirs,
+    two_headed,
+    two_towered,
+)
 from PIL import Image
 from thin import make_thin
 from torch import nn
@@ -27,14 +37,28 @@ def _with_thin_networks(monkeypatch):
 
 
 def trained(name: str) -> FCN:
-    """A network of the release with scores that say something."""
-    net = NETS[name]
-    model = create(num_classes=sum(map(len, net.heads.values())), **net.architecture, **net.statistics)
+    """A network of the release with scores that say something, which takes what `prepared` gives as it is."""
+    net, bands = NETS[name], sum(NETS[name].bands)
+    model = create(
+        num_classes=sum(map(len, net.heads.values())), **net.architecture, mean=(0.0,) * bands, std=(1.0,) * bands
+    )
     for tower in getattr(model, "towers", [model]):
         for layer in tower.score_layers.values():
             nn.init.normal_(layer.weight)
             nn.init.normal_(layer.bias)
     return model.eval()
+
+
+LAYOUTS = {"nyud": "nyud", "siftflow": "siftflow", "pascalcontext": "pascal_context"}
+
+
+def prepared(name: str, image: torch.Tensor) -> torch.Tensor:
+    """What the authors' layers feed their network of an image in [0, 1], but for the order of colours: red first."""
+    layout = LAYOUTS.get(name.partition("-")[0], "voc")
+    hha = 255 * image[:, -3:] - torch.tensor(HHA_MEAN).view(-1, 1, 1)
+    color = 255 * image[:, :3] - torch.tensor(BGR_MEANS[layout][::-1]).view(-1, 1, 1)
+    depth = np.log(65535) * image[:, 3:] - LOG_DEPTH_MEAN
+    return torch.cat({"hha": [hha], "color-hha": [color, hha]}.get(NETS[name].inputs, [color, depth]), 1)
 
 
 def file_of(folder, name: str, model: FCN):
@@ -63,7 +87,7 @@ def test_a_model_folder_gives_the_logits_of_its_file(tmp_path, name):
     assert imported.network == name
     image = torch.rand(1, sum(NETS[name].bands), 21, 35)
     with torch.no_grad():
-        logits = model(image)
+        logits = model(prepared(name, image))
         heads = [fullyconv.load(tmp_path / "model", head=head) for head in imported.heads if len(imported.heads) > 1]
         ours = torch.cat([each.model(image) for each in heads or [fullyconv.load(tmp_path / "model")]], 1)
     assert torch.allclose(ours, logits, rtol=1e-5, atol=1e-5 * float(logits.abs().max()))
