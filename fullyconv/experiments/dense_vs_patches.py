@@ -73,9 +73,11 @@ def conclusion(rows: Sequence[Row]) -> str:
     for way in PAPER:
         single, batch = ([row for row in rows if row.measure == measure] for measure in _gains(way))
         told.append(f"{way} {_range(single)} times as fast as patches one by one, {_range(batch)} times as in batches")
-    papers = [f"{row.ours:.3g} where the paper has {row.paper:.3g}" for row in rows if row.unit == "x" and row.paper]
-    alexnet = f"; {rows[0].label}'s gains are {' and '.join(papers)}" if papers else ""
-    return f"One pass over the whole image is {'; '.join(told)}{alexnet}."
+    beside = [row for row in rows if row.unit == "x" and row.paper is not None]
+    if beside:
+        gains = " and ".join(f"{row.ours:.3g} where the paper has {row.paper:.3g}" for row in beside)
+        told.append(f"{beside[0].label}'s gains are {gains}")
+    return f"One pass over the whole image is {'; '.join(told)}."
 
 
 def _range(rows: Sequence[Row]) -> str:
