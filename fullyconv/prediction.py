@@ -205,11 +205,21 @@ def segmenters_of_heads(
     heads, first = {}, 0
     for name, classes in labels.items():
         own = {**architecture, "num_classes": len(classes)}
-        heads[name] = Segmenter(head_of(model, first, len(classes)), classes, own, facts, bands=bands)
+        told = _facts_of_head(facts or {}, f"{name}/" if heads else "")
+        heads[name] = Segmenter(head_of(model, first, len(classes)), classes, own, told, bands=bands)
         first += len(classes)
     if heads and first != model.num_classes:
         raise FullyconvError("SEG-M006", f"the network scores {model.num_classes} classes, but its heads have {first}")
     return heads
+
+
+def _facts_of_head(facts: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Facts with the scores of one head, which stand under its prefix; the first one's stand bare."""
+    mine = {
+        key.removeprefix(prefix): value for key, value in facts.get("metrics", {}).items() if key.startswith(prefix)
+    }
+    scores = {key: value for key, value in mine.items() if "/" not in key}
+    return {**facts, "metrics": scores} if "metrics" in facts else dict(facts)
 
 
 def predict(

@@ -232,6 +232,15 @@ def test_a_head_is_saved_as_a_network_of_its_own(run, data, tmp_path):
     assert torch.equal(alone.model(image), head.model(image))
 
 
+def test_a_head_alone_keeps_its_own_scores(run):
+    whole = json.loads((run / "model" / "config.json").read_text())["metrics"]
+    heads = load(run).heads
+    for name, prefix in (("things", ""), ("sides", "sides/")):
+        scores = heads[name].facts["metrics"]
+        assert scores["mean_iou"] == whole[f"{prefix}mean_iou"]
+        assert not any("/" in key for key in scores)
+
+
 def test_each_head_is_scored_by_its_own_masks(run, things, sides):
     best = json.loads((run / "model" / "config.json").read_text())["metrics"]
     first, second = evaluate(run, things), evaluate(run, sides, head="sides")
