@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from caffe_files import write_caffemodel
+from thin import make_thin
 
 from fullyconv.errors import FullyconvError
-from fullyconv.models import weights
+from fullyconv.models import ClassicTrunk, create, start_from, weights
 from fullyconv.models.weights import read_caffemodel, read_weights
 
 LAYERS = {
@@ -147,6 +148,23 @@ def test_a_published_name_stands_for_published_bytes(tmp_path, monkeypatch, name
     monkeypatch.setitem(weights.PUBLISHED, name, (network, (digest,)))
     found = read_weights(file)
     assert (found.network, found.caffe, found.verified) == (network, True, True)
+
+
+def test_a_trunk_of_ours_is_not_caffes(tmp_path, monkeypatch):
+    make_thin(monkeypatch, "vgg16")
+    trunk = ClassicTrunk("vgg16", [32])
+    torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
+    assert not read_weights(tmp_path / "trunk.pth").caffe
+    model = create("fcn32s-vgg16", 3)
+    start_from(model, tmp_path / "trunk.pth")
+    assert torch.equal(model.trunk.conv1_1.weight, trunk.conv1_1.weight)
+
+
+def test_a_bare_network_of_pytorch_fcn_is_known_by_its_form(tmp_path):
+    state = {"conv1_1.weight": torch.zeros(2, 3, 3, 3), "fc6.weight": torch.zeros(4, 2, 7, 7)}
+    torch.save(state, tmp_path / "trunk.pth")
+    torch.save({**state, "score_fr.weight": torch.zeros(21, 4, 1, 1)}, tmp_path / "net.pth")
+    assert [read_weights(tmp_path / name).caffe for name in ("trunk.pth", "net.pth")] == [False, True]
 
 
 def test_weights_of_torchvision_are_not_caffes(tmp_path):

@@ -72,20 +72,30 @@ def read_weights(file: Path) -> Weights:
     """
     if file.suffix == ".caffemodel":
         return Weights(file, _named(read_caffemodel(file)), caffe=True)
-    network, sums = PUBLISHED.get(file.name, (None, ()))
+    published, sums = PUBLISHED.get(file.name, (None, ()))
     if sums:
         _verify(file, sums)
     saved = _load(file)
     inner = [saved[key] for key in ("state_dict", "model_state_dict", "model") if isinstance(saved.get(key), dict)]
     state = inner[0] if inner else saved
     tensors = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    network = published or ARCHITECTURES.get(str(saved.get("arch")))
     return Weights(
         file,
         tensors,
-        network or ARCHITECTURES.get(str(saved.get("arch"))),
-        caffe=bool(sums) or any(name.startswith("conv1_1") for name in tensors),  # as pytorch-fcn keeps Caffe's names
+        network,
+        caffe=bool(sums) or network is not None or _of_pytorch_fcn(tensors),
         verified=bool(sums),
     )
+
+
+def _of_pytorch_fcn(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a file without a word on its origin is pytorch-fcn's, which keeps Caffe's names: by its whole form.
+
+    A trunk of ours has layers of these names, too.
+    """
+    fc6 = tensors.get("fc6.weight")
+    return {"conv1_1.weight", "score_fr.weight"} <= set(tensors) and fc6 is not None and fc6.ndim == 4
 
 
 def _load(file: Path) -> dict[str, Any]:
