@@ -140,6 +140,9 @@ def test_each_tower_starts_from_a_file_of_its_own(tmp_path):
     again = create(TINY, 4, channels=6, streams=(3, 3)).eval()
     start_from(again, weights_of(fused, tmp_path / "fused.safetensors"))
     assert torch.equal(again(image), fused(image))
+    for mixed in ((tmp_path / "fused.safetensors", files[1]), (files[0], tmp_path / "fused.safetensors")):
+        with pytest.raises(FullyconvError, match=r"SEG-M041.*fused\.safetensors holds all streams.*alone"):
+            start_from(fused, *mixed)
     with pytest.raises(FullyconvError, match=r"SEG-M041.*3 weight files.*2 streams"):
         start_from(fused, *files, files[0])
     with pytest.raises(FullyconvError, match=r"SEG-M041.*2 weight files.*1 streams"):

@@ -229,7 +229,7 @@ def start_from(model: FCN, *files: Path) -> Transplant:
     Raises:
         FullyconvError: SEG-M004 or SEG-M020 if the file cannot be read, SEG-M005 if nothing in it fits, SEG-M021 if
             its upsampling kernels were trained and the network's are fixed; SEG-M041 if the files are not as many as
-            the towers.
+            the towers, or one of several is of a whole late fusion.
     """
     weights = [read_weights(file) for file in files]
     towers = list(model.towers) if isinstance(model, LateFusion) else [model]
@@ -238,7 +238,12 @@ def start_from(model: FCN, *files: Path) -> Transplant:
             "SEG-M041",
             f"got {len(files)} weight files for a network of {len(towers)} streams; give one for each, or one for all",
         )
-    if not isinstance(model, LateFusion) or any(name.startswith("towers.") for name in weights[0].tensors):
+    whole = [each.file for each in weights if any(name.startswith("towers.") for name in each.tensors)]
+    if whole and len(files) > 1:
+        raise FullyconvError(
+            "SEG-M041", f"{whole[0]} holds all streams of a network; give it alone, or one file of one stream for each"
+        )
+    if whole or not isinstance(model, LateFusion):
         return _start(model, weights[0])
     each = towers_of(weights[0]) if len(weights) == 1 else weights
     each = each * len(towers) if len(each) == 1 else each
