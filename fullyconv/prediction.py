@@ -202,7 +202,8 @@ def segmenters_of_heads(
     Raises:
         FullyconvError: SEG-M006 if the heads' classes are not as many as the score channels.
     """
-    heads, first = {}, 0
+    heads: dict[str, Segmenter] = {}
+    first = 0
     for name, classes in labels.items():
         own = {**architecture, "num_classes": len(classes)}
         told = _facts_of_head(facts or {}, f"{name}/" if heads else "")
