@@ -159,14 +159,22 @@ def write_hha(folder: str | Path, out: str | Path, *, camera: Camera, metres_per
     if out.exists() and any(out.iterdir()):
         raise FullyconvError("SEG-D023", f"{out} exists and is not empty; name a folder that does not exist yet")
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for file in files:
-        depth = read_raw_mask(file)
-        if depth.ndim != 2:
-            raise FullyconvError("SEG-D011", f"{file} is a picture in colour; depth is one number per pixel")
-        written.append(out / f"{file.stem}.png")
-        write_picture(written[-1], Image.fromarray(hha(depth * metres_per_unit, camera)))
+    written = [out / f"{file.stem}.png" for file in files]
+    for file, picture in zip(files, written, strict=True):
+        convert(file, picture, camera=camera, metres_per_unit=metres_per_unit)
     return written
+
+
+def convert(file: Path, out: Path, *, camera: Camera, metres_per_unit: float) -> None:
+    """Writes the HHA picture of one depth picture, as `write_hha` does those of a folder.
+
+    Raises:
+        FullyconvError: SEG-D011 if it is no picture of depth.
+    """
+    depth = read_raw_mask(file)
+    if depth.ndim != 2:
+        raise FullyconvError("SEG-D011", f"{file} is a picture in colour; depth is one number per pixel")
+    write_picture(out, Image.fromarray(hha(depth * metres_per_unit, camera)))
 
 
 def _box_sums(channels: Array, radius: int) -> Array:
