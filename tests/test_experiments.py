@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fullyconv import cli
 from fullyconv.datasets import Dataset, digits
@@ -24,6 +25,7 @@ from fullyconv.experiments.timing import interleaved
 from fullyconv.experiments.trials import Outcome, carry_out, loss_curves, scale
 from fullyconv.experiments.warmup import Crops
 from fullyconv.experiments.workbench import Settings, Workbench
+from fullyconv.hha import NYUD_CAMERA, Camera, hha
 
 KEYS = {"experiment", "title", "source", "rows", "conclusion", "conditions", "curves", "out", "files"}
 
@@ -173,12 +175,12 @@ def test_an_experiment_that_has_measured_nothing_leaves_nothing(
 
 def test_known_data_are_found_best_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "camvid").mkdir()
-    places = (Place("VOCdevkit"), Place("camvid", "camvid:%s", ("edges=%s/edges",)))
+    places = (Place("VOCdevkit"), Place("camvid", "camvid:%s", ("edges=%s/edges",), "1,1,0,0,0.001"))
     monkeypatch.setenv("FULLYCONV_DATA", str(tmp_path))
-    assert known_data(places) == (f"camvid:{tmp_path}/camvid", (f"edges={tmp_path}/camvid/edges",))
-    assert known_data(places[:1]) == (None, ())
+    assert known_data(places) == (f"camvid:{tmp_path}/camvid", (f"edges={tmp_path}/camvid/edges",), "1,1,0,0,0.001")
+    assert known_data(places[:1]) == (None, (), None)
     monkeypatch.delenv("FULLYCONV_DATA")
-    assert known_data(places) == (None, ())
+    assert known_data(places) == (None, (), None)
 
 
 # Numbers and what they say -------------------------------------------------------------------------------------------
@@ -434,6 +436,35 @@ def test_an_experiment_on_a_few_digits(
     assert all(math.isfinite(row.ours) for row in found.rows)
     assert found.conclusion.startswith("After 4")
     assert {"nets", "steps", "start", "images", "seeds"} <= set(found.conditions)
+
+
+def test_hha_takes_the_place_of_depth_where_the_camera_is_known(scenes: Dataset, tmp_path: Path) -> None:
+    mine = bench(tmp_path, "rgbd", camera="150,150,79.5,31.5,0.02")
+    mine.whole = scenes
+    found = depth.rgbd(mine)
+    labels = ["RGB", "HHA", "RGB and depth, early", "RGB and HHA, late"]
+    assert list(dict.fromkeys(row.label for row in found.rows)) == labels
+    assert (
+        next(row.paper for row in found.rows if row.label == "RGB and HHA, late" and row.measure == "mean IU") == 32.8
+    )
+    plan = json.loads((tmp_path / "runs" / "rgb-and-hha-late-seed0" / "plan.json").read_text())
+    assert plan["architecture"]["streams"] == [3, 3]
+    pair = scenes.pairs("val")[0]
+    written = np.array(Image.open(tmp_path / "hha" / "val" / f"{pair.name}.png"))
+    metres = 0.02 * np.array(Image.open(pair.more[0]))
+    assert np.array_equal(written, hha(metres, Camera(150, 150, 79.5, 31.5)))
+
+
+def test_the_camera_of_nyud_is_known(scenes: Dataset) -> None:
+    assert depth.camera_of(None, replace(scenes, layout="nyud")) == (NYUD_CAMERA, 0.001)
+    assert depth.camera_of(None, scenes) is None
+    assert depth.camera_of("1,2,3,4,5", replace(scenes, layout="nyud")) == (Camera(1, 2, 3, 4), 5)
+
+
+@pytest.mark.parametrize("camera", ["", "518.9", "a,b,c,d,e", "1,1,0,0", "1,1,0,0,1,1", "1,0,0,0,1", "1,1,0,0,-1"])
+def test_what_is_no_camera_is_refused(camera: str, scenes: Dataset) -> None:
+    with pytest.raises(FullyconvError, match=r"SEG-R002 .*FX,FY,CX,CY,METRES"):
+        depth.camera_of(camera, scenes)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ class Place:
         folder: That must be there.
         data: How its data set is opened; `%s` stands for the folder.
         also: Likewise, those of further heads.
+        camera: What took its depth, as `reproduce` takes it.
     """
 
     folder: str
     data: str = "%s"
     also: tuple[str, ...] = ()
+    camera: str | None = None
 
 
 SCENES = (Place("VOCdevkit"), Place("voc2012_subset"), Place("camvid"))
@@ -26,7 +28,11 @@ HEADS = (
 )
 RGBD = (
     Place("nyud", "nyud:%s?inputs=color,depth"),
-    Place("ycb_video_sample", "folder:%s/data?images={name}-color.png&masks={name}-label.png&more={name}-depth.png"),
+    Place(
+        "ycb_video_sample",
+        "folder:%s/data?images={name}-color.png&masks={name}-label.png&more={name}-depth.png",
+        camera="1066.778,1067.487,312.9869,241.3109,0.0001",  # source: the intrinsics of YCB-Video's first 60 videos
+    ),
 )
 
 

@@ -78,6 +78,7 @@ def reproduce(
     *,
     data: str | None = None,
     also: Sequence[str] = (),
+    camera: str | None = None,
     minutes: float = 10.0,
     out: Path | None = None,
     resume: bool = False,
@@ -92,6 +93,8 @@ def reproduce(
         data: A path whose layout is recognised, or LAYOUT:PATH. Left out, a suitable folder below $FULLYCONV_DATA, or
             else the handwritten digits that come with scikit-learn.
         also: For two-heads, other masks of the same images: [NAME=]DATA.
+        camera: For rgbd, what took the depth, from which HHA is made then: FX,FY,CX,CY,METRES, focal lengths and centre
+            in pixels, and the metres of one unit. The centre of the first pixel is 0,0. NYUDv2's is known.
         minutes: Time limit; training runs share it evenly.
         out: Folder for the findings; reproductions/NAME if left out.
         resume: Go on with the experiment in --out, by its own settings.
@@ -114,8 +117,8 @@ def reproduce(
     if resume:
         settings = _saved(name, folder)
     else:
-        found = (data, tuple(also)) if data else known_data(EXPERIMENTS[name].data)
-        settings = Settings(name, *found, minutes, trunk, pretrained, seed)
+        found, others, known = (data, tuple(also), None) if data else known_data(EXPERIMENTS[name].data)
+        settings = Settings(name, found, others, minutes, trunk, pretrained, seed, camera or known)
         write_json(folder / "settings.json", asdict(settings))
     return _carried_out(settings, folder)
 

@@ -20,14 +20,15 @@ HEIGHT, NOISE = 40, 12  # of digits above the ground, and of the depth, in grey 
 Array = np.ndarray[Any, Any]
 
 
-def known_data(places: Sequence[Place]) -> tuple[str | None, tuple[str, ...]]:
-    """DATA and ALSO of the first place that exists; None and nothing if none does."""
+def known_data(places: Sequence[Place]) -> tuple[str | None, tuple[str, ...], str | None]:
+    """DATA, ALSO and CAMERA of the first place that exists; None and nothing if none does."""
     root = os.environ.get("FULLYCONV_DATA")
     for place in places if root else ():
         folder = Path(root or "") / place.folder
         if folder.is_dir():
-            return place.data.replace("%s", str(folder)), tuple(one.replace("%s", str(folder)) for one in place.also)
-    return None, ()
+            also = tuple(one.replace("%s", str(folder)) for one in place.also)
+            return place.data.replace("%s", str(folder)), also, place.camera
+    return None, (), None
 
 
 def plain(dataset: Dataset, *, heads: bool = False) -> Dataset:

@@ -32,6 +32,7 @@ class Settings:
         trunk: Classifier below the nets that are trained, as in fcn8s-TRUNK.
         pretrained: What the nets start from: crops, none, hub, or a file or run.
         seed: The first of the seeds; the others follow it.
+        camera: What took the depth, as `reproduce` takes it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Settings:
     trunk: str
     pretrained: str
     seed: int
+    camera: str | None = None
 
 
 class Workbench:
