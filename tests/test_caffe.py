@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from fullyconv.errors import FullyconvError
 from fullyconv.means import IMAGENET_STD
 from fullyconv.models import FCN, create, start_from
-from fullyconv.models.caffe import BRANCHES, Name, in_our_names, parsed
+from fullyconv.models.caffe import BRANCHES, Name, in_our_names, parsed, towers_of
 from fullyconv.models.classic import torchvision_names
 from fullyconv.models.weights import PUBLISHED, Weights, read_weights
 from fullyconv.surgery import bilinear_kernel
 
-CLASSES = 5
+CLASSES = 21  # as VOC has
 NETS = ["fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16", "fcn8s-atonce-vgg16", "fcn32s-alexnet"]
 
 
@@ -120,12 +120,21 @@ def test_hha_is_not_turned(tmp_path):
 def test_each_tower_of_a_late_fusion_finds_its_own(tmp_path):
     towers = [network("fcn32s-vgg16", upscore="all") for _ in range(2)]
     towers[1].upscore_layers.load_state_dict(towers[0].upscore_layers.state_dict())  # there is one above both
-    fused = create("fcn32s-vgg16", CLASSES, geometry="caffe", upscore="all", channels=6, streams=(3, 3))
-    taken = start_from(fused, snapshot(tmp_path, two_towered(towers)))
-    assert (taken.dropped, taken.missing) == ((), ())
-    for expected, tower in zip(towers, fused.towers, strict=True):
-        for key, tensor in expected.state_dict().items():
-            assert key in ("mean", "std") or torch.equal(tower.state_dict()[key], tensor)
+    of_towers = towers_of(read_weights(snapshot(tmp_path, two_towered(towers))))
+    for part, expected in zip(of_towers, towers, strict=True):
+        assert_all_found(in_our_names(part, expected), expected)
+
+
+def test_networks_of_other_data_are_imported_before_training(tmp_path):
+    fresh = create("fcn32s-vgg16", CLASSES, geometry="caffe")
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    nyud = create("fcn32s-vgg16", 40, geometry="caffe")
+    for state in (theirs(nyud), two_towered([nyud, nyud]), two_headed(theirs(network("fcn32s-vgg16")), 20)):
+        with pytest.raises(
+            FullyconvError, match=r"SEG-M022.*net\.caffemodel scores .*fullyconv import .*--pretrained M"
+        ):
+            start_from(fresh, snapshot(tmp_path, state))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.state_dict().items())
 
 
 # Scales of the taps --------------------------------------------------------------------------------------------------

@@ -22,11 +22,12 @@ from torch import nn
 
 import fullyconv
 from fullyconv import cli
+from fullyconv.artefact import weight_file
 from fullyconv.datasets import nyud, siftflow, voc
 from fullyconv.errors import FullyconvError
 from fullyconv.images import image_size
 from fullyconv.importing import import_weights
-from fullyconv.models import FCN, create
+from fullyconv.models import FCN, create, start_from
 from fullyconv.released import NETS
 from fullyconv.surgery import bilinear_kernel
 
@@ -102,6 +103,19 @@ def test_a_model_folder_knows_classes_bands_and_origin(tmp_path):
     assert config["imported"]["file"] == "net.caffemodel"
     assert config["imported"]["network"] == "fcn16s-vgg16"
     assert segmenter((np.random.default_rng(0).random((20, 30, 3)) * 255).astype(np.uint8)).mask.shape == (20, 30)
+
+
+def test_training_starts_from_an_imported_network_as_it_was_made(tmp_path):
+    towers = {"nyud-fcn32s-color": trained("nyud-fcn32s-color"), "nyud-fcn32s-hha": trained("nyud-fcn32s-hha")}
+    for name, model in towers.items():
+        import_weights(file_of(tmp_path, name, model), as_=name, out=tmp_path / name)
+    fused = create("fcn32s-vgg16", 40, geometry="caffe", channels=6, streams=(3, 3)).eval()
+    start_from(fused, *(weight_file(tmp_path / name) for name in towers))
+    image = torch.rand(1, 6, 21, 35)
+    with torch.no_grad():
+        parts = zip(towers.items(), image.split(3, 1), strict=True)
+        expected = torch.stack([model(prepared(name, part)) for (name, model), part in parts]).mean(0)
+        assert torch.allclose(fused(image), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_two_heads_have_labels_of_their_own(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD, statistics
-from fullyconv.models.caffe import in_our_names, towers_of
+from fullyconv.models.caffe import in_our_names, refuse_other_data
 from fullyconv.models.classic import CLASSICS, ClassicFCN, ClassicTrunk, Geometry, torchvision_names
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.streams import LateFusion
@@ -215,8 +215,9 @@ def _centred(grid: Grid) -> Grid:
 def start_from(model: FCN, *files: Path) -> Transplant:
     """Takes over the weights of a file that fit, changing `model`: its own, another FCN's, or a classifier's.
 
-    Weights of Caffe bring the mean and the division along that they were trained with. Where the network sees more
-    bands than the three of the file, its first layer keeps the file's kernels and gives further bands their mean.
+    Weights of Caffe, of a classifier or of a network for VOC, bring the mean and the division along that they were
+    trained with. Where the network sees more bands than the three of the file, its first layer keeps the file's kernels
+    and gives further bands their mean.
 
     Args:
         model: The network that receives them.
@@ -228,7 +229,8 @@ def start_from(model: FCN, *files: Path) -> Transplant:
 
     Raises:
         FullyconvError: SEG-M004 or SEG-M020 if the file cannot be read, SEG-M005 if nothing in it fits, SEG-M021 if
-            its upsampling kernels were trained and the network's are fixed; SEG-M041 if the files are not as many as
+            its upsampling kernels were trained and the network's are fixed; SEG-M022 for a network of Caffe that was
+            trained on other data than VOC, which has to be imported first; SEG-M041 if the files are not as many as
             the towers, or one of several is of a whole late fusion.
     """
     weights = [read_weights(file) for file in files]
@@ -245,8 +247,7 @@ def start_from(model: FCN, *files: Path) -> Transplant:
         )
     if whole or not isinstance(model, LateFusion):
         return _start(model, weights[0])
-    each = towers_of(weights[0]) if len(weights) == 1 else weights
-    each = each * len(towers) if len(each) == 1 else each
+    each = weights * len(towers) if len(weights) == 1 else weights
     return _joined([_start(tower, of_tower) for tower, of_tower in zip(towers, each, strict=True)])
 
 
@@ -262,6 +263,7 @@ def _joined(towers: Sequence[Transplant]) -> Transplant:
 def _start(model: FCN, weights: Weights) -> Transplant:
     own = set(model.state_dict())
     if weights.caffe:
+        refuse_other_data(weights)
         renamed = in_our_names(weights, model) | _caffes_statistics()
     else:
         renamed = {_own_name(name, own): tensor for name, tensor in weights.tensors.items()}

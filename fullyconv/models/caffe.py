@@ -36,6 +36,7 @@ BRANCHES = {
     "5x5": "five.1",
     "pool_proj": "pooled.1",
 }
+VOC_CLASSES = 21
 AT_ONCE = {"stride16": 0.01, "stride8": 0.0001}
 BETWEEN = "between classes"  # ends the name of what an upsampling kernel carries from one class to another
 
@@ -76,6 +77,27 @@ def towers_of(weights: Weights) -> list[Weights]:
         )
         for tower in marks
     ] or [weights]
+
+
+def refuse_other_data(weights: Weights) -> None:
+    """SEG-M022 for a network that is not known to see colours less VOC's means, which are also a classifier's.
+
+    Its file tells neither what its bands are nor their means; whoever imports it says so by naming the network.
+    """
+    scored = [
+        len(tensor)
+        for text, tensor in weights.tensors.items()
+        if (name := parsed(text)).layer == "score_fr" and name.leaf == "weight"
+    ]
+    if scored in ([], [VOC_CLASSES]) or weights.network is not None:
+        return
+    counts = " and ".join(map(str, scored))
+    raise FullyconvError(
+        "SEG-M022",
+        f"{weights.file} scores {counts} classes, not VOC's {VOC_CLASSES}, so what its bands and their means are is "
+        f"unclear; say it by fullyconv import {weights.file} --as NET --out MODEL, then start from it by "
+        "--pretrained MODEL",
+    )
 
 
 def in_our_names(weights: Weights, model: FCN) -> dict[str, Tensor]:
