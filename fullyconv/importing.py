@@ -133,7 +133,7 @@ def _fill(model: FCN, weights: Weights, name: str) -> tuple[str, ...]:
     towers = list(model.towers) if isinstance(model, LateFusion) else [model]
     of_towers = towers_of(replace(weights, bgr=inputs != "hha"))
     told = [_fill_tower(tower, part, name) for tower, part in zip(towers, of_towers, strict=True)]
-    depth = "its fourth band is ln(depth in millimetres) / ln(65535), as a picture of 16 bits or floating point"
+    depth = "its fourth band is depth in millimetres, as a picture of 16 bits, whose logarithm it takes itself"
     # What an upsampling above two towers loses is told by both.
     return (*dict.fromkeys(chain.from_iterable(told)), *([depth] if inputs == "color-d" else []))
 
@@ -149,7 +149,7 @@ def _fill_tower(model: FCN, weights: Weights, name: str) -> tuple[str, ...]:
     taken = transplant(model, ours)
     between = [each for each in taken.dropped if each.endswith(BETWEEN)]
     foreign = [each for each in taken.dropped if each not in between]
-    missing = [each for each in taken.missing if each not in ("mean", "std") and "upscore" not in each]
+    missing = [each for each in taken.missing if each not in ("mean", "std", "log_bands") and "upscore" not in each]
     if foreign or missing:
         told = f"{_some(foreign)} fit nowhere" if foreign else f"{_some(missing)} are not in it"
         raise FullyconvError("SEG-M023", f"{weights.file} is no {name}: {told}; give the whole network of that name")

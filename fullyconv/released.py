@@ -3,7 +3,6 @@
 Source: the network definitions and data layers of the authors' release.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -13,12 +12,12 @@ from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.means import statistics
 from fullyconv.models.caffe import HEADS, parsed, tap_scales
+from fullyconv.models.fcn import LARGEST_LOG
 from fullyconv.models.weights import Weights
 
 Inputs = Literal["color", "color-d", "hha", "color-hha"]
 
 LOG_DEPTH_MEAN = 7.844  # of the natural logarithm of millimetres; source: nyud_layers.py of the authors' release
-LARGEST_LOG_DEPTH = math.log(65535)  # by which a band of it is divided to lie in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,16 @@ class Net:
     def architecture(self) -> dict[str, Any]:
         """The arguments of `models.create` that say what it sees."""
         streams = self.bands if self.inputs == "color-hha" else None
-        return {"name": self.model, "channels": sum(self.bands), "streams": streams, "geometry": "caffe"}
+        logs = {"log_bands": [3]} if self.inputs == "color-d" else {}
+        return {"name": self.model, "channels": sum(self.bands), "streams": streams, "geometry": "caffe", **logs}
 
     @property
     def statistics(self) -> dict[str, tuple[float, ...]]:
         """The mean and division of each band of images in [0, 1]."""
         color, hha = statistics(self.layout), statistics(self.layout, hha=True)
         depth: dict[str, tuple[float, ...]] = {
-            "mean": (LOG_DEPTH_MEAN / LARGEST_LOG_DEPTH,),
-            "std": (1 / LARGEST_LOG_DEPTH,),
+            "mean": (LOG_DEPTH_MEAN / LARGEST_LOG,),
+            "std": (1 / LARGEST_LOG,),
         }
         inputs: dict[Inputs, list[dict[str, tuple[float, ...]]]] = {
             "color": [color],

@@ -40,9 +40,8 @@ def _with_thin_networks(monkeypatch):
 def trained(name: str) -> FCN:
     """A network of the release with scores that say something, which takes what `prepared` gives as it is."""
     net, bands = NETS[name], sum(NETS[name].bands)
-    model = create(
-        num_classes=sum(map(len, net.heads.values())), **net.architecture, mean=(0.0,) * bands, std=(1.0,) * bands
-    )
+    plain = {"mean": (0.0,) * bands, "std": (1.0,) * bands, "log_bands": ()}
+    model = create(num_classes=sum(map(len, net.heads.values())), **{**net.architecture, **plain})
     for tower in getattr(model, "towers", [model]):
         for layer in tower.score_layers.values():
             nn.init.normal_(layer.weight)
@@ -58,7 +57,7 @@ def prepared(name: str, image: torch.Tensor) -> torch.Tensor:
     layout = LAYOUTS.get(name.partition("-")[0], "voc")
     hha = 255 * image[:, -3:] - torch.tensor(HHA_MEAN).view(-1, 1, 1)
     color = 255 * image[:, :3] - torch.tensor(BGR_MEANS[layout][::-1]).view(-1, 1, 1)
-    depth = np.log(65535) * image[:, 3:] - LOG_DEPTH_MEAN
+    depth = (65535 * image[:, 3:]).log() - LOG_DEPTH_MEAN
     return torch.cat({"hha": [hha], "color-hha": [color, hha]}.get(NETS[name].inputs, [color, depth]), 1)
 
 
@@ -126,15 +125,30 @@ def test_two_heads_have_labels_of_their_own(tmp_path):
     assert fullyconv.load(tmp_path / "model", head="geometric").labels == siftflow.GEOMETRIC_LABELS
 
 
-def test_the_fourth_band_is_the_logarithm_of_depth(tmp_path):
+def test_the_fourth_band_is_depth_whose_logarithm_the_network_takes(tmp_path):
     name = "nyud-fcn32s-color-d"
     imported = import_weights(file_of(tmp_path, name, trained(name)), as_=name, out=tmp_path / "model")
-    assert "fourth band is ln(depth in millimetres) / ln(65535)" in str(imported)
-    model = fullyconv.load(tmp_path / "model").model
-    depth = 2550.0  # millimetres
-    band = np.log(depth) / np.log(65535)
-    # nyud_layers.py of the authors' release: the logarithm of the file's numbers, less 7.844
-    assert float((band - model.mean[0, 3]) / model.std[0, 3]) == pytest.approx(np.log(depth) - 7.844, abs=1e-5)
+    assert "fourth band is depth in millimetres, as a picture of 16 bits" in str(imported)
+    segmenter, seen = fullyconv.load(tmp_path / "model"), []
+    segmenter.model.trunk.conv1_1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    color, depth = np.full((9, 8, 3), 100, np.uint8), np.full((9, 8), 2550, np.uint16)
+    depth[0] = 0
+    segmenter(color, more=[depth])
+    # nyud_layers.py of the authors' release: the logarithm of the file's numbers, less 7.844; they have no 0
+    assert seen[0][0, 3, 1:].unique().tolist() == pytest.approx([np.log(2550) - 7.844], abs=1e-4)
+    assert seen[0][0, 3, 0].unique().tolist() == pytest.approx([-7.844], abs=1e-4)
+    assert seen[0][0, :3, 0, 0].tolist() == pytest.approx([100 - 92.318, 100 - 97.203, 100 - 116.190], abs=1e-4)
+
+
+def test_a_network_of_logarithms_starts_no_other(tmp_path):
+    name = "nyud-fcn32s-color-d"
+    import_weights(file_of(tmp_path, name, trained(name)), as_=name, out=tmp_path / "model")
+    file = weight_file(tmp_path / "model")
+    with pytest.raises(FullyconvError, match=r"SEG-M005.*sees the logarithm of some bands.*this one does not"):
+        start_from(create("fcn32s-vgg16", 40, channels=4), file)
+    alike = create("fcn32s-vgg16", 40, channels=4, log_bands=[3])
+    start_from(alike, file)
+    assert float(alike.mean[0, 3]) == pytest.approx(7.844 / np.log(65535))
 
 
 # Which network is it? ------------------------------------------------------------------------------------------------

@@ -85,6 +85,13 @@ def test_late_fusion_weighs_its_towers_and_keeps_the_weights(tmp_path):
     assert torch.equal(again(image), fused(image))
 
 
+def test_each_tower_takes_the_logarithms_of_its_own_bands():
+    fused = create(TINY, 4, channels=4, streams=(3, 1), log_bands=[3])
+    color, depth = fused.towers
+    assert color.log_bands is None
+    assert depth.log_bands.flatten().tolist() == [True]
+
+
 def test_late_fusion_trains_all_towers():
     fused = LateFusion([tower(), tower(1)])
     fused(torch.rand(1, 4, 40, 40)).square().sum().backward()

@@ -28,7 +28,7 @@ def read(root: Path, *, inputs: str = "color") -> Dataset:
     Args:
         root: The folder.
         inputs: Which pictures of a scene are read, with commas between: color, hha, or depth (16 bits, millimetres; as
-            it is, where the authors take its logarithm).
+            it is: a network whose band it is among `log_bands` takes its logarithm, as the authors do).
     """
     home = _home(root)
     if home is None:

@@ -53,6 +53,7 @@ def create(
     streams: Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    log_bands: Sequence[int] = (),
     pretrained: bool = False,
 ) -> FCN:
     """A fully convolutional network by name.
@@ -73,6 +74,8 @@ def create(
             If left out, one network sees them all.
         mean: Of each band, in [0, 1]; ImageNet's for RGB, 0.5 for other bands if left out.
         std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
+        log_bands: Bands whose logarithm the network sees, counted from 0, such as depth's; their mean and std are those
+            of ln(n) / ln(65535), for a number n of a picture of 16 bits.
         pretrained: Whether timm's weights are fetched from the hub.
 
     Raises:
@@ -90,7 +93,7 @@ def create(
             geometry=geometry,
             pretrained=pretrained,
         )
-        return _late_fusion(tower, streams, channels, mean, std)
+        return _late_fusion(tower, streams, channels, mean, std, log_bands)
     stride, at_once, trunk_name = _parts(name)
     if geometry == "caffe" and trunk_name not in CLASSICS:
         raise FullyconvError(
@@ -112,6 +115,7 @@ def create(
         "upscore": upscore,
         "dropout": dropout,
         "tap_scales": _at_once(len(traced.grids)) if at_once else None,
+        "log_bands": log_bands,
     }
     if geometry == "caffe":
         return ClassicFCN(trunk.train(), traced, num_classes, **settings)
@@ -144,6 +148,7 @@ def _late_fusion(
     channels: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
+    log_bands: Sequence[int],
 ) -> LateFusion:
     """One tower for each stream of bands."""
     if sum(streams) != channels:
@@ -153,7 +158,12 @@ def _late_fusion(
     shares = [slice(end - bands, end) for bands, end in zip(streams, accumulate(streams), strict=True)]
     return LateFusion(
         [
-            tower(channels=bands, mean=mean and mean[share], std=std and std[share])
+            tower(
+                channels=bands,
+                mean=mean and mean[share],
+                std=std and std[share],
+                log_bands=[band - share.start for band in log_bands if share.start <= band < share.stop],
+            )
             for bands, share in zip(streams, shares, strict=True)
         ]
     )
@@ -261,12 +271,20 @@ def _joined(towers: Sequence[Transplant]) -> Transplant:
 
 
 def _start(model: FCN, weights: Weights) -> Transplant:
-    own = set(model.state_dict())
+    state = model.state_dict()
+    own = set(state)
     if weights.caffe:
         refuse_other_data(weights)
         renamed = in_our_names(weights, model) | _caffes_statistics()
     else:
         renamed = {_own_name(name, own): tensor for name, tensor in weights.tensors.items()}
+    strange = [name for name, bands in renamed.items() if "log_bands" in name and not _equal(state.get(name), bands)]
+    if strange:
+        raise FullyconvError(
+            "SEG-M005",
+            f"the network in {weights.file} sees the logarithm of some bands, such as depth, and this one does not; "
+            "go on from it as a whole: train(data, model=fullyconv.load(MODEL))",
+        )
     taken = transplant(model, in_bands(renamed, model, model.mean.shape[1]))
     if not any("trunk." in name for name in taken.kept):
         raise FullyconvError(
@@ -275,6 +293,10 @@ def _start(model: FCN, weights: Weights) -> Transplant:
             f"network wants {', '.join(sorted(own)[:3])}, ...; choose the model whose trunk the file was made for",
         )
     return taken
+
+
+def _equal(mine: Tensor | None, theirs: Tensor) -> bool:
+    return mine is not None and torch.equal(mine.cpu(), theirs)
 
 
 def _caffes_statistics() -> dict[str, Tensor]:

@@ -210,6 +210,7 @@ class ClassicFCN(FCN):
         upscore: Upscoring = "fixed",
         dropout: float = 0.0,
         tap_scales: Sequence[float] | None = None,
+        log_bands: Sequence[int] = (),
     ) -> None:
         super().__init__(
             trunk,
@@ -220,6 +221,7 @@ class ClassicFCN(FCN):
             upscore=upscore,
             dropout=dropout,
             tap_scales=tap_scales,
+            log_bands=log_bands,
             least_size=1,
         )
         offsets, wide = [], self.coarsest

@@ -17,6 +17,8 @@ from fullyconv.surgery import Trace
 Upscoring = Literal["fixed", "learned", "all"]
 Alignment = Literal["grid", "centred"]
 
+LARGEST_LOG = math.log(65535)  # the logarithm of the largest number in a picture of 16 bits, which is 1 in an image
+
 
 class Upscore(nn.Module):
     """Upsamples a coarse score map onto a finer grid by a transposed convolution that starts as exact bilinear.
@@ -97,6 +99,8 @@ class FCN(nn.Module):
         dropout: Probability of dropping a value of the coarsest tap before it is scored.
         tap_scales: What each tap is multiplied by before it is scored, finest first: the authors' net that is trained
             at once scales pool3 by 0.0001 and pool4 by 0.01, so that all streams learn at like speeds.
+        log_bands: Bands whose logarithm the network sees, such as depth's: for a number n of a picture of 16 bits,
+            ln(n) / ln(65535), and 0 for 0.
         least_size: Smaller images are zero-padded at the right and bottom to this height and width; the coarsest
             stride if left out.
         size_multiple: Images are zero-padded at the right and bottom to a multiple of this, for trunks whose own
@@ -107,6 +111,7 @@ class FCN(nn.Module):
 
     mean: Tensor
     std: Tensor
+    log_bands: Tensor | None  # which bands they are, (1, C, 1, 1)
 
     def __init__(
         self,
@@ -119,12 +124,15 @@ class FCN(nn.Module):
         upscore: Upscoring = "fixed",
         dropout: float = 0.0,
         tap_scales: Sequence[float] | None = None,
+        log_bands: Sequence[int] = (),
         least_size: int | None = None,
         size_multiple: int = 1,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        chosen = torch.tensor([band in log_bands for band in range(len(mean))]).view(1, -1, 1, 1)
+        self.register_buffer("log_bands", chosen if log_bands else None)
         self.trunk = trunk
         self.grids = trace.grids
         self.global_operations = trace.global_operations
@@ -165,7 +173,7 @@ class FCN(nn.Module):
         Args:
             image: In [0, 1], any height and width from 1 up.
         """
-        taps = self.trunk(self._padded((image - self.mean) / self.std))
+        taps = self.trunk(self._padded((self._with_logarithms(image) - self.mean) / self.std))
         scaled = [tap if scale == 1 else tap * scale for tap, scale in zip(taps, self.tap_scales, strict=True)]
         scores = [
             layer(tap)
@@ -197,6 +205,11 @@ class FCN(nn.Module):
             image: In [0, 1], any height and width from 1 up.
         """
         return upsample(self.scores(image).float(), (image.shape[2], image.shape[3]), grid=self.grid)
+
+    def _with_logarithms(self, image: Tensor) -> Tensor:
+        if self.log_bands is None:
+            return image
+        return torch.where(self.log_bands, 1 + image.clamp(min=math.exp(-LARGEST_LOG)).log() / LARGEST_LOG, image)
 
     def _padded(self, image: Tensor) -> Tensor:
         bottom, right = (_missing(size, self.least_size, self.size_multiple) for size in image.shape[2:])
