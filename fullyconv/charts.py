@@ -1,6 +1,7 @@
 """Charts of a run: curves over the steps, a bar per class, the confusion matrix. matplotlib stays in here."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,7 +214,7 @@ def _dots(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_yticks(places, [_short(row["label"]) for row in rows], fontsize=9)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     unit = f", {rows[0]['unit']}" if rows[0]["unit"] else ""
-    axes.set_title(f"{rows[0]['measure']}{unit}", loc="left", fontsize=11)
+    axes.set_title(_wrapped(f"{rows[0]['measure']}{unit}"), loc="left", fontsize=11)
 
 
 def _lines(axes: "Axes", lines: Sequence[Mapping[str, Any]]) -> None:
@@ -224,7 +225,7 @@ def _lines(axes: "Axes", lines: Sequence[Mapping[str, Any]]) -> None:
         name = line["label"] if line["label"] not in drawn else None
         drawn.add(line["label"])
         axes.plot(line["x"], line["y"], color=colors[line["label"]], linewidth=1.5, alpha=0.8, label=name)
-    axes.set_title(lines[0]["panel"], loc="left", fontsize=11)
+    axes.set_title(_wrapped(lines[0]["panel"]), loc="left", fontsize=11)
     axes.set_xlabel(lines[0]["across"])
     axes.legend(frameon=False, fontsize=9)
 
@@ -287,3 +288,8 @@ def _text_size(classes: int) -> float:
 
 def _short(name: str) -> str:
     return name if len(name) <= 24 else name[:23] + "…"
+
+
+def _wrapped(title: str) -> str:
+    """A title no wider than its panel."""
+    return textwrap.fill(title, 34)
