@@ -136,7 +136,7 @@ def train(
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment.
         validations: How often the run is validated.
-        report: Draw the report at the end; evaluate can do so later.
+        report: Whether the end draws a report; evaluate can do so later.
         seed: Of everything that chance decides.
 
     Example:
