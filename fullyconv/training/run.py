@@ -136,7 +136,7 @@ def train(
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment.
         validations: How often the run is validated.
-        report: Whether the end draws a report; evaluate can do so later.
+        report: A report at the end; without it, evaluate can draw one.
         seed: Of everything that chance decides.
 
     Example:
