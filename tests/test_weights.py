@@ -52,8 +52,6 @@ def test_other_bytes_are_no_snapshot(tmp_path):
 def test_a_snapshot_without_weights_is_refused(tmp_path):
     with pytest.raises(FullyconvError, match=r"SEG-M004.*no layer in it has weights"):
         read_caffemodel(write_caffemodel(tmp_path / "net.caffemodel", {"data": []}))
-    with pytest.raises(FullyconvError, match=r"SEG-M004.*No such file"):
-        read_caffemodel(tmp_path / "absent.caffemodel")
 
 
 @pytest.mark.parametrize("lost", [1, 4])
@@ -124,6 +122,31 @@ def test_objects_are_never_run(tmp_path, monkeypatch):
     with pytest.raises(FullyconvError, match=r"SEG-M004.*net\.pth.*save the network's state_dict again"):
         read_weights(tmp_path / "net.pth")
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.caffemodel", "net.safetensors", "fcn8s_from_caffe.pth"])
+def test_a_file_that_is_not_there_is_looked_for(tmp_path, name):
+    with pytest.raises(FullyconvError, match=rf"SEG-M004.*{name}.*there is no such file; check the path"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"(lp0", b"2.5", b"<html>404</html>", b"\x80\x02", b"PK\x03\x04"])
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+def test_other_bytes_are_no_weights(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FullyconvError, match=rf"SEG-M004.*{name}.*fetch it again"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_weights_are_told_as_such(tmp_path, zipped):
+    file = tmp_path / "net.pth"
+    torch.save(checkpoint("FCN8s"), file, _use_new_zipfile_serialization=zipped)
+    whole = file.read_bytes()
+    for share in np.linspace(0, 0.95, 50):
+        file.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(FullyconvError, match=r"SEG-M004.*is damaged.*fetch it again"):
+            read_weights(file)
 
 
 def test_a_tensor_alone_is_no_network(tmp_path):

@@ -5,7 +5,6 @@ Source: `caffe.proto` of BVLC Caffe; the published files and checkpoints of pyto
 
 import hashlib
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -70,6 +69,8 @@ def read_weights(file: Path) -> Weights:
         FullyconvError: SEG-M004 if it cannot be read; SEG-M020 if it has the name of a published file and not its
             contents; SEG-U009 for a `.caffemodel` where protobuf is not installed.
     """
+    if not file.is_file():
+        raise _unreadable(file, "there is no such file; check the path")
     if file.suffix == ".caffemodel":
         return Weights(file, _named(read_caffemodel(file)), caffe=True)
     published, sums = PUBLISHED.get(file.name, (None, ()))
@@ -99,17 +100,21 @@ def _of_pytorch_fcn(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _load(file: Path) -> dict[str, Any]:
-    try:
-        if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors":
+        try:
             return dict(load_file(file))
-        with torch.serialization.safe_globals(_numbers()):
-            saved = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _unreadable(
-            file, "it is damaged, or holds objects that would have to be run; save the network's state_dict again"
-        ) from error
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise _unreadable(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        except SafetensorError as error:
+            raise _unreadable(file, "it is no file of safetensors, or is damaged; fetch it again") from error
+    with file.open("rb") as handle, torch.serialization.safe_globals(_numbers()):
+        try:
+            saved = torch.load(handle, map_location="cpu", weights_only=True)
+        # Over bytes that are not its own, the unpickler stumbles in ten ways at least: KeyError, struct.error, ...
+        except Exception as error:
+            raise _unreadable(
+                file,
+                "it is no file of torch.save, is damaged, or holds objects that would have to be run; fetch it again, "
+                "or save the network's state_dict again",
+            ) from error
     if not isinstance(saved, dict):
         raise _unreadable(file, f"it holds a {type(saved).__name__}; save the network's state_dict")
     return saved
@@ -128,11 +133,8 @@ def _unreadable(file: Path, reason: str) -> FullyconvError:
 
 
 def _verify(file: Path, sums: tuple[str, ...]) -> None:
-    try:
-        with file.open("rb") as handle:
-            found = hashlib.file_digest(handle, "md5").hexdigest()
-    except OSError as error:
-        raise _unreadable(file, error.strerror or type(error).__name__) from error
+    with file.open("rb") as handle:
+        found = hashlib.file_digest(handle, "md5").hexdigest()
     if not found.startswith(sums):
         raise FullyconvError(
             "SEG-M020",
@@ -181,8 +183,6 @@ def read_caffemodel(file: Path) -> dict[str, list[Array]]:
     net = _net_message()()
     try:
         net.ParseFromString(file.read_bytes())
-    except OSError as error:
-        raise _unreadable(file, error.strerror or type(error).__name__) from error
     except DecodeError as error:
         raise _unreadable(file, "it is no snapshot of Caffe, or ends too early; fetch it again") from error
     found = {
