@@ -1,0 +1,24 @@
+"""Operations on networks: any classifier made to slide, weights moved from net to net, the grid of any layer."""
+
+from fullyconv.surgery.layers import (
+    Transplant,
+    bilinear_kernel,
+    conv_to_linear,
+    linear_to_conv,
+    transplant,
+    with_bands,
+)
+from fullyconv.surgery.tracing import Call, Trace, blueprint, trace
+
+__all__ = [
+    "Call",
+    "Trace",
+    "Transplant",
+    "bilinear_kernel",
+    "blueprint",
+    "conv_to_linear",
+    "linear_to_conv",
+    "trace",
+    "transplant",
+    "with_bands",
+]
