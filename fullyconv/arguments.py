@@ -1,15 +1,17 @@
 """From a function to its command line: signature and docstring become options, help, and the values of the call."""
 
 import difflib
+import functools
 import inspect
 import json
+import math
 import re
 import textwrap
 import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from fullyconv.errors import FullyconvError
 
@@ -17,6 +19,59 @@ WIDTH = 100
 COLUMN = 35
 CONFIG_HELP = "YAML file of options, such as args.yaml; those given here win."
 JSON_HELP = "Print one JSON object on stdout, and everything else on stderr."
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Within:
+    """The range of a number, as part of its annotation: `Annotated[float, Within(least=0, below=1)]`.
+
+    Args:
+        least: It may be this or more.
+        most: It may be this or less.
+        above: It must be more than this.
+        below: It must be less than this.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, number: float) -> bool:
+        return self.least <= number <= self.most and self.above < number < self.below
+
+    def __str__(self) -> str:
+        bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+
+
+Count = Annotated[int, Within(least=1)]
+
+
+def bounded(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which refuses numbers that are not `Within` what its annotations say.
+
+    Raises:
+        FullyconvError: SEG-U004 from the function, naming the option and its range.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    ranges = {name: _marks(parameter.annotation, Within) for name, parameter in signature.parameters.items()}
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            numbers = [number for number in values if isinstance(number, int | float)]
+            for limits in ranges[name]:
+                if not all(number in limits for number in numbers):
+                    shown = ",".join(map(str, numbers))
+                    raise FullyconvError("SEG-U004", f"{_option(name)} must be {limits}, got {shown}")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 @dataclass(frozen=True)
@@ -39,7 +94,7 @@ class Parameter:
 
     @property
     def option(self) -> str:
-        return f"--{self.name.rstrip('_').replace('_', '-')}"  # Python spells `as_` what is a word of its own
+        return _option(self.name)
 
     @property
     def required(self) -> bool:
@@ -133,12 +188,25 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def _option(name: str) -> str:
+    return f"--{name.rstrip('_').replace('_', '-')}"  # Python spells `as_` what is a word of its own
+
+
 # Annotations: what text can stand for, and how to say it -------------------------------------------------------------
+
+
+def _marks(annotation: Any, kind: type[R]) -> list[R]:
+    """What `Annotated` adds to an annotation or to any part of it, of one kind."""
+    own = annotation.__metadata__ if get_origin(annotation) is Annotated else ()
+    parts = [mark for part in get_args(annotation) for mark in _marks(part, kind)]
+    return [mark for mark in own if isinstance(mark, kind)] + parts
 
 
 def _textual(annotation: Any) -> Any:
     """The part of an annotation that text can stand for, or None: `str | Path | Segmenter` is `str`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _textual(arguments[0])
     if annotation in (str, int, float, bool, Path) or origin is Literal:
         return annotation
     if origin in (Union, types.UnionType):
@@ -147,7 +215,8 @@ def _textual(annotation: Any) -> Any:
         kept += [types.NoneType] if kept and types.NoneType in arguments else []
         return Union[tuple(kept)] if kept else None  # noqa: UP007
     if origin is tuple and Ellipsis not in arguments:
-        return annotation if all(_textual(member) for member in arguments) else None
+        members = [_textual(member) for member in arguments]
+        return types.GenericAlias(tuple, tuple(members)) if all(members) else None
     if origin in (list, tuple, Sequence, Iterable):
         member = _textual(arguments[0])
         return types.GenericAlias(list, (member,)) if member else None

@@ -419,11 +419,6 @@ FAULTS: dict[str, Fault] = {
         "is the first stage itself, and a network with -atonce- is made to be trained without stages.",
         "Name a network with finer taps, such as fcn8s-vgg16, or leave --staged out.",
     ),
-    "SEG-T011": Fault(
-        "No pixels to sample",
-        "--sampling is the probability that a pixel counts in the loss; at 0 there would be no loss.",
-        "Give a number above 0 and up to 1; 1 counts every pixel.",
-    ),
     "SEG-T008": Fault(
         "The loss is not a number",
         "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe "
@@ -467,7 +462,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-U004": Fault(
         "A value is not what the option takes",
-        "The option takes a number, one of a few words, or a list, and what was given is none of these.",
+        "The option takes a number, one of a few words, or a list, and what was given is none of these, or is a number "
+        "out of the range that makes sense.",
         "Give what the message names; lists are written with commas, such as `288,384`.",
     ),
     "SEG-U005": Fault(

@@ -1,6 +1,7 @@
 """The command line, end to end: words in, exit status and text out."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fullyconv import arguments, cli
+from fullyconv.arguments import Count, Within
 from fullyconv.cli import main
 from fullyconv.errors import FullyconvError
 
@@ -137,6 +139,32 @@ def test_words_that_do_not_fit_are_refused_with_the_cure(words: list[str], messa
     with pytest.raises(FullyconvError) as caught:
         given(*words)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("limits", "inside", "outside", "told"),
+    [
+        (Within(least=1), [1, 2.5, 1e9], [0.5, -1, -math.inf, math.nan], "at least 1"),
+        (Within(above=0, most=1), [0.1, 1], [0, 1.1], "at most 1 and above 0"),
+        (Within(least=0, below=1), [0, 0.9], [-0.1, 1], "at least 0 and below 1"),
+    ],
+)
+def test_a_range_has_ends_of_its_own(limits: Within, inside: list[float], outside: list[float], told: str) -> None:
+    assert all(number in limits for number in inside)
+    assert not any(number in limits for number in outside)
+    assert set(str(limits).split(" and ")) == set(told.split(" and "))
+
+
+def test_ranges_are_kept_by_words_and_by_calls_alike() -> None:
+    @arguments.bounded
+    def function(*, size: tuple[Count, Count] | None = None, tile: Count | Literal["auto"] = "auto") -> object:
+        return size, tile
+
+    assert arguments.call(function, "f", ["--size", "3,4"]) == ((3, 4), "auto")
+    with pytest.raises(FullyconvError, match="SEG-U004  --size must be at least 1, got 3,0"):
+        arguments.call(function, "f", ["--size", "3,0"])
+    with pytest.raises(FullyconvError, match="SEG-U004  --tile must be at least 1, got -1"):
+        function(tile=-1)
 
 
 def test_a_word_too_many_is_refused() -> None:

@@ -96,7 +96,7 @@ def test_sampled_losses_are_functions_of_seed_and_position(data: Path):
 
 def test_a_loss_of_no_pixels_is_refused(data: Path, tmp_path: Path):
     for keep in (0.0, -0.5, 1.5):
-        with pytest.raises(FullyconvError, match=r"SEG-T011.*--sampling"):
+        with pytest.raises(FullyconvError, match=r"SEG-U004.*--sampling"):
             train(data, model=TINY, out=tmp_path / "run", sampling=keep)
     assert not (tmp_path / "run").exists()
 

@@ -338,7 +338,21 @@ def test_a_rate_that_is_given_is_not_converted(data, tmp_path):
 
 def test_an_infinite_loss_is_said_with_a_cure(data, tmp_path):
     with pytest.raises(FullyconvError, match=r"SEG-T008.*--lr"):
-        train(data, model=TINY, out=tmp_path / "run", recipe="heavy", lr=1e30, steps=20, workers=0)
+        train(data, model=TINY, out=tmp_path / "run", recipe="heavy", lr=1000, steps=20, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0), ("epochs", math.nan), ("steps", 0), ("batch", -8), ("accumulate", 0), ("lr", -1), ("lr", 1e30),
+        ("ema", 1), ("growth", 2), ("crop", (32, 0)), ("dropout", 1), ("channels", 0), ("streams", [0, 3]),
+        ("workers", -1), ("validations", 0),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(data, tmp_path, option, value):
+    with pytest.raises(FullyconvError, match=f"SEG-U004  --{option} must be "):
+        train(data, model=TINY, out=tmp_path / "run", **{option: value})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mask_of_another_size_is_named(tmp_path, data):

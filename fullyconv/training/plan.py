@@ -92,13 +92,7 @@ def recipe_of(
         pairs: Training images; samples are cut in their proportions.
         augment: How samples vary; None keeps the recipe's way.
         crop: Height and width of the samples; None finds them out where the augmentation cuts at all.
-
-    Raises:
-        FullyconvError: SEG-T011 if no pixel, or more than all, would be sampled.
     """
-    keep = given.get("sampling")
-    if keep is not None and not 0 < keep <= 1:
-        raise FullyconvError("SEG-T011", f"--sampling is a probability above 0 and up to 1, got {keep}")
     augmentation = base.augmentation if augment is None else AUGMENTATIONS[augment]
     if crop is not None:
         augmentation = replace(augmentation or PLAIN_CROPS, crop=crop)
@@ -147,18 +141,14 @@ def steps_of(epochs: float | None, steps: int | None, budget: str | None, size: 
     """The optimiser steps of a run of so many epochs or steps, or None where a budget of time decides.
 
     Raises:
-        FullyconvError: SEG-T006 if more than one is given, or less than a step.
+        FullyconvError: SEG-T006 if more than one is given.
     """
     given = [name for name, value in (("epochs", epochs), ("steps", steps), ("budget", budget)) if value is not None]
     if len(given) > 1:
         raise FullyconvError("SEG-T006", f"--{' and --'.join(given)} each set the length of the run; give one of them")
     if budget is not None:
         return None
-    if steps is None:
-        steps = max(1, round((DEFAULT_EPOCHS if epochs is None else epochs) * size / batch))
-    if steps < 1:
-        raise FullyconvError("SEG-T006", f"a run needs at least one step, got --steps {steps}")
-    return steps
+    return steps or max(1, round((DEFAULT_EPOCHS if epochs is None else epochs) * size / batch))
 
 
 def seconds_of(budget: str) -> float:

@@ -9,12 +9,13 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from fullyconv import artefact, doctor, metrics
+from fullyconv.arguments import Count, Within, bounded
 from fullyconv.datasets import Dataset, open_dataset, with_heads
 from fullyconv.datasets.overlap import Seen, validated_on
 from fullyconv.errors import FullyconvError
@@ -56,7 +57,11 @@ if TYPE_CHECKING:
 CHECKPOINT_SECONDS = 60.0
 RECIPE_OPTIONS = ("batch", "optimizer", "schedule", "loss", "sampling", "balance", "ema", "growth", "tune")
 
+# Above any rate that a loss here bears: what is larger is a slip.
+Rate = Annotated[float, Within(least=0, most=1000)]
 
+
+@bounded
 def train(
     data: str | Path | Dataset,
     *,
@@ -64,36 +69,36 @@ def train(
     also: Sequence[str | Dataset] = (),
     val: str | Dataset | None = None,
     out: str | Path | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
+    epochs: Annotated[float, Within(above=0)] | None = None,
+    steps: Count | None = None,
     budget: str | None = None,
     resume: bool = False,
     pretrained: str = "none",
     staged: bool = False,
     recipe: Literal["default", "cvpr15", "heavy"] = "default",
-    batch: int | None = None,
-    accumulate: int = 1,
-    lr: float | None = None,
+    batch: Count | None = None,
+    accumulate: Count = 1,
+    lr: Rate | None = None,
     optimizer: Literal["adamw", "sgd"] | None = None,
     schedule: Literal["poly", "cosine", "constant"] | None = None,
     loss: Literal["cross_entropy", "dice", "focal"] | None = None,
     reduction: Literal["mean", "image", "sum"] | None = None,
-    sampling: float | None = None,
+    sampling: Annotated[float, Within(above=0, most=1)] | None = None,
     balance: Literal["none", "log", "median"] | None = None,
-    ema: float | None = None,
-    growth: float | None = None,
+    ema: Annotated[float, Within(least=0, below=1)] | None = None,
+    growth: Annotated[float, Within(least=0, most=1)] | None = None,
     tune: Literal["all", "score"] = "all",
     augment: Literal["default", "paper", "none"] | None = None,
-    crop: tuple[int, int] | None = None,
+    crop: tuple[Count, Count] | None = None,
     upscore: Literal["fixed", "learned", "all"] = "fixed",
-    dropout: float = 0.0,
+    dropout: Annotated[float, Within(least=0, below=1)] = 0.0,
     alignment: Literal["grid", "centred"] = "grid",
     geometry: Literal["same", "caffe"] = "same",
-    channels: int | None = None,
-    streams: Sequence[int] | None = None,
+    channels: Count | None = None,
+    streams: Sequence[Count] | None = None,
     precision: Precision = "auto",
-    workers: int | None = None,
-    validations: int = 20,
+    workers: Annotated[int, Within(least=0)] | None = None,
+    validations: Count = 20,
     report: bool = True,
     seed: int = 0,
 ) -> TrainingRun:
@@ -138,6 +143,9 @@ def train(
         validations: How often the run is validated.
         report: A report at the end; without it, evaluate can draw one.
         seed: Of everything that chance decides.
+
+    Raises:
+        FullyconvError: SEG-U004 for a number out of its range; SEG-D, SEG-M and SEG-T codes for what cannot be trained.
 
     Example:
         fullyconv train data/ --model fcn8s-resnet18 --budget 30m --out runs/a
