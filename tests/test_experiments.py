@@ -2,6 +2,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -169,6 +170,28 @@ def test_an_experiment_that_has_measured_nothing_leaves_nothing(
 
     with_little(fails)
     with pytest.raises(stop):
+        reproduce("little", out=tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_guest_that_is_missing_leaves_nothing(
+    with_little: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_little(little)
+    monkeypatch.setitem(sys.modules, "fullyconv.experiments.nets", None)
+    with pytest.raises(ModuleNotFoundError):
+        reproduce("little", out=tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_timing_leaves_nothing(with_little: Callable[..., None], tmp_path: Path) -> None:
+    def timing(bench: Workbench) -> Findings:
+        (bench.folder / "runs" / "timing-net").mkdir(parents=True)
+        (bench.folder / "runs" / "timing-net" / "plan.json").touch()
+        raise KeyboardInterrupt
+
+    with_little(timing)
+    with pytest.raises(KeyboardInterrupt, match="nothing was saved"):
         reproduce("little", out=tmp_path / "a")
     assert not list(tmp_path.iterdir())
 

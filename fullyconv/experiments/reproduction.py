@@ -119,7 +119,6 @@ def reproduce(
     else:
         found, others, known = (data, tuple(also), None) if data else known_data(EXPERIMENTS[name].data)
         settings = Settings(name, found, others, minutes, trunk, pretrained, seed, camera or known)
-        write_json(folder / "settings.json", asdict(settings))
     return _carried_out(settings, folder)
 
 
@@ -155,11 +154,12 @@ def _saved(name: str, folder: Path) -> Settings:
 
 
 def _carried_out(settings: Settings, folder: Path) -> Reproduction:
-    """Runs the experiment and keeps what it found; an interrupted one can go on, unless it had not even begun."""
+    """Runs the experiment and keeps what it found; one that has measured a part can go on, any other leaves nothing."""
     module, function = EXPERIMENTS[settings.name].target.split(":")
-    run: Callable[[Workbench], Findings] = getattr(import_module(f"fullyconv.experiments.{module}"), function)
-    bench = Workbench(settings, folder)
     try:
+        write_json(folder / "settings.json", asdict(settings))
+        run: Callable[[Workbench], Findings] = getattr(import_module(f"fullyconv.experiments.{module}"), function)
+        bench = Workbench(settings, folder)
         with bench.progress():
             result = Reproduction(settings, _with_conditions(run(bench), bench), folder)
         _write(result)
@@ -187,8 +187,8 @@ def _with_conditions(found: Findings, bench: Workbench) -> Findings:
 
 
 def _drop_if_empty(folder: Path) -> bool:
-    """Removes the folder of an experiment that has neither a part nor a training run to show."""
-    if any((*folder.glob("parts/*.json"), *folder.glob("runs/*/plan.json"), *folder.glob("runs/*/*/plan.json"))):
+    """Removes the folder of an experiment that has no part to show; trainings begin after the part that plans them."""
+    if any(folder.glob("parts/[!.]*.json")):
         return False
     shutil.rmtree(folder)
     return True

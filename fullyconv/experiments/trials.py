@@ -82,12 +82,14 @@ def _cost(bench: Workbench, trial: Trial) -> dict[str, float]:
         return asdict(Cost(step=1.0, image=0.0, beside=1.0, nets=nets))
     bench.say(f"timing {trial.label}")
     begun = time.monotonic()
-    steps = TIMED_STEPS * nets
-    run = runs.carry_out(bench, trial, f"timing-{trial.slug}", seed=bench.settings.seed, steps=steps, val=TIMED_IMAGES)
+    steps, name = TIMED_STEPS * nets, f"timing-{trial.slug}"
+    shutil.rmtree(bench.folder / "runs" / name, ignore_errors=True)  # one that was stopped would look too fast
+    run = runs.carry_out(bench, trial, name, seed=bench.settings.seed, steps=steps, val=TIMED_IMAGES)
     seconds = time.monotonic() - begun
     validation = sum(record["validation_seconds"] for record in run.records("validation"))
     step = run.seconds_per_step
     shutil.rmtree(run.folder)
+    run.folder.with_suffix(".log").unlink()
     return asdict(Cost(step, validation / TIMED_IMAGES, max(0.0, seconds - steps * step - validation), nets))
 
 
