@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -374,6 +375,35 @@ def test_faults_in_a_worker_keep_their_code(data, tmp_path):
     with pytest.raises(FullyconvError, match=r"gone\.png"):
         next(source)
     source.close()
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_fault_before_the_first_step_leaves_nothing_behind(data, tmp_path, monkeypatch, staged):
+    def fail(*_: object) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr("fullyconv.training.loop.Loop._step", fail)
+    with pytest.raises(MemoryError):
+        train(data, model=TINY, out=tmp_path / "run", staged=staged, steps=4, batch=2, crop=(32, 32), workers=1)
+    assert not (tmp_path / "run").exists()
+    assert multiprocessing.active_children() == []
+
+
+class Unreadable(Decoder):
+    """Fails in a way that nobody has thought of."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raise MemoryError
+
+
+def test_an_unexpected_fault_ends_the_workers(data):
+    dataset = open_dataset(data)
+    samples = Samples(Unreadable(dataset.pairs("train"), dataset.labels, (3,)), Stream(0, 12), None)
+    source = batches(samples, step=0, batch=2, parts=1, process=0, processes=1, workers=2)
+    with pytest.raises(MemoryError) as held:
+        next(source)
+    assert held.traceback
+    assert multiprocessing.active_children() == []
 
 
 def test_images_of_unlike_size_are_padded_and_ignored(data, tmp_path):

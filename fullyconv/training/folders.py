@@ -81,10 +81,15 @@ def saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -
     if plan.fingerprint != fingerprint:
         raise FullyconvError(
             "SEG-T009",
-            f"{folder} was begun on {plan.data} with {plan.fingerprint['images']} images, and {dataset.root} holds "
-            f"other files; resume with the data as they were, or begin a new run with --pretrained {folder}",
+            f"{folder} was begun on {plan.data} ({_counted(plan.fingerprint)}); {dataset} ({_counted(fingerprint)}) has "
+            f"other classes, names or sizes of files; resume with the data as they were, or begin a new run with "
+            f"--pretrained {folder}",
         )
     return plan
+
+
+def _counted(fingerprint: Mapping[str, Any]) -> str:
+    return ", ".join(f"{split}: {number}" for split, number in fingerprint["images"].items())
 
 
 def open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -240,7 +241,12 @@ def batches(
         # Forked workers share the decoded images; other ways of starting would copy them one by one.
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
     )
-    for item in loader:
-        if isinstance(item, FullyconvError):
-            raise item
-        yield item
+    try:
+        for item in loader:
+            if isinstance(item, FullyconvError):
+                raise item
+            yield item
+    except Exception as fault:
+        # The frames of the loader would keep its workers, which do not hear a SIGTERM, and Python would wait for them.
+        traceback.clear_frames(fault.__traceback__)
+        raise

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -350,6 +351,12 @@ class _Run:
             again = shlex.join(["fullyconv", "train", self.plan.data, "--out", str(self.folder), "--resume"])
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
             raise KeyboardInterrupt(f"stopped at step {loop.state.step}, {saved}; go on with: {again}") from None
+        except Exception:
+            if loop.state.step == 0 and loop.accelerator.is_main_process:  # so that --out is free for another try
+                for tracker in loop.accelerator.trackers:
+                    tracker.finish()
+                shutil.rmtree(self.folder)
+            raise
 
     def _finish(self, loop: "Loop", accelerator: "Accelerator", report: bool) -> TrainingRun:
         """Keeps the last model, and, for a report, scores the best one as `evaluate` does; on the first process."""

@@ -130,13 +130,13 @@ def _train_stage(
         again = shlex.join(["fullyconv", "train", named(data), "--out", str(folder.parent), "--resume"])
         what = str(stop).partition(";")[0] or "stopped"
         raise KeyboardInterrupt(f"stage {folder.name}: {what}; go on with: {again}") from None
-    except FullyconvError:
+    except Exception:
         _leave_no_trace(folder.parent)
         raise
 
 
 def _leave_no_trace(folder: Path) -> None:
-    """Takes away the folder of a staged run that was refused before any of it was trained."""
+    """Takes away the folder of a staged run that failed before any of it was trained."""
     if _first_process() and [item.name for item in folder.iterdir()] == [ARGUMENTS]:
         shutil.rmtree(folder)
 
