@@ -90,14 +90,24 @@ class Build(NamedTuple):
     stride: int
     bands: int
     heads: int
+    at_once: bool | None  # by the scales of its taps; None for a file that has none
 
     def __str__(self) -> str:
         heads = f"{self.heads} heads" if self.heads > 1 else "one head"
-        return f"fcn{self.stride}s-{self.trunk} with {heads} on {self.bands} bands"
+        atonce = "atonce-" if self.at_once else ""
+        return f"fcn{self.stride}s-{atonce}{self.trunk} with {heads} on {self.bands} bands"
+
+    def can_be(self, wanted: "Build") -> bool:
+        """Whether a file of this build can be of a network that is built as wanted."""
+        return self == (wanted._replace(at_once=None) if self.at_once is None else wanted)
 
 
-def _build_of(weights: Weights) -> Build | None:
-    """None for what has no score layers, such as a classifier."""
+def _build_of(weights: Weights) -> Build:
+    """What a file's layers tell.
+
+    Raises:
+        FullyconvError: SEG-M023 for what has no score layers, such as a classifier.
+    """
     names = [parsed(name) for name in weights.tensors]
     layers = {name.layer for name in names}
     firsts = [
@@ -106,15 +116,21 @@ def _build_of(weights: Weights) -> Build | None:
         if name.layer in ("conv1_1", "conv1") and name.leaf == "weight"
     ]
     if "score_fr" not in layers or not firsts:
-        return None
+        raise FullyconvError(
+            "SEG-M023",
+            f"{weights.file} scores no pixels: it has no layer score_fr; train from it with fullyconv train DATA "
+            f"--model fcn32s-vgg16 --pretrained {weights.file}",
+        )
     stride = 8 if "score_pool3" in layers else 16 if "score_pool4" in layers else 32
     heads = len({name.head for name in names if name.layer == "score_fr"})
-    return Build("vgg16" if "conv1_1" in layers else "alexnet", stride, sum(firsts), heads)
+    scales = tap_scales(weights)
+    at_once = None if scales is None else any(bool(scale.ne(1).any()) for scale in scales.values())
+    return Build("vgg16" if "conv1_1" in layers else "alexnet", stride, sum(firsts), heads, at_once)
 
 
 def _build_for(net: Net) -> Build:
-    stride, *_, trunk = net.model.split("-")
-    return Build(trunk, int(stride.strip("fcns")), sum(net.bands), len(net.heads))
+    stride, *atonce, trunk = net.model.split("-")
+    return Build(trunk, int(stride.strip("fcns")), sum(net.bands), len(net.heads), bool(atonce))
 
 
 def classes_of(weights: Weights) -> tuple[int, ...]:
@@ -127,17 +143,14 @@ def classes_of(weights: Weights) -> tuple[int, ...]:
     return tuple(scores[head] for head in HEADS if head in scores)
 
 
-def _fits(weights: Weights) -> list[str]:
-    """The networks that a file can be: of its layers, its classes and, where it tells, the scales of its taps."""
-    scales = tap_scales(weights)
-    at_once = None if scales is None else any(bool(scale.ne(1).any()) for scale in scales.values())
-    return [
-        name
-        for name, net in NETS.items()
-        if _build_for(net) == _build_of(weights)
-        and classes_of(weights) == tuple(map(len, net.heads.values()))
-        and at_once in (None, "atonce" in name)
-    ]
+def _alike(build: Build) -> list[str]:
+    """The networks that a file of this build can be, of whatever classes."""
+    return [name for name, net in NETS.items() if build.can_be(_build_for(net))]
+
+
+def _fits(weights: Weights, build: Build) -> list[str]:
+    """The networks that a file can be, by its build and its classes."""
+    return [name for name in _alike(build) if classes_of(weights) == tuple(map(len, NETS[name].heads.values()))]
 
 
 def only_fit(weights: Weights) -> str:
@@ -146,10 +159,9 @@ def only_fit(weights: Weights) -> str:
     Raises:
         FullyconvError: SEG-M022 if there are several, or none; SEG-M023 for a classifier.
     """
-    build, fits = _build_of(weights), _fits(weights)
-    if build is None:
-        raise _classifier(weights)
-    if build.stride == 8 and tap_scales(weights) is None:
+    build = _build_of(weights)
+    fits = _fits(weights, build)
+    if build.stride == 8 and build.at_once is None:
         names = " or ".join(dict.fromkeys([*fits, "fcn8s-atonce-vgg16"]))
         raise FullyconvError(
             "SEG-M022",
@@ -158,7 +170,7 @@ def only_fit(weights: Weights) -> str:
         )
     if len(fits) != 1:
         counts = " and ".join(map(str, classes_of(weights)))
-        near = " or ".join(fits or [name for name, net in NETS.items() if _build_for(net) == build])
+        near = " or ".join(fits or _alike(build))
         raise FullyconvError(
             "SEG-M022",
             f"{weights.file} is {build} for {counts} classes, which {'several' if fits else 'no'} networks of the "
@@ -167,19 +179,10 @@ def only_fit(weights: Weights) -> str:
     return fits[0]
 
 
-def _classifier(weights: Weights) -> FullyconvError:
-    return FullyconvError(
-        "SEG-M023",
-        f"{weights.file} scores no pixels: it has no layer score_fr; train from it with fullyconv train DATA --model "
-        f"fcn32s-vgg16 --pretrained {weights.file}",
-    )
-
-
 def refuse_another(weights: Weights, name: str) -> None:
     """SEG-M023 for a file whose layers are not those of the network."""
-    build, wanted, fits = _build_of(weights), _build_for(NETS[name]), _fits(weights)
-    if build is None:
-        raise _classifier(weights)
-    if build != wanted:
-        cure = f"say --as {' or '.join(fits)}" if fits else f"none of {', '.join(NETS)} is"
+    build, wanted = _build_of(weights), _build_for(NETS[name])
+    if not build.can_be(wanted):
+        near = _fits(weights, build) or _alike(build)
+        cure = f"say --as {' or '.join(near)}" if near else f"none of {', '.join(NETS)} is"
         raise FullyconvError("SEG-M023", f"{weights.file} is no {name}, which is {wanted}: it is {build}; {cure}")

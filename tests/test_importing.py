@@ -196,6 +196,15 @@ def test_a_wrong_name_is_refused_with_the_right_one(tmp_path):
         import_weights(file, as_="fcn16s-vg16", out=tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("fcn8s-vgg16", "fcn8s-atonce-vgg16"), ("fcn8s-atonce-vgg16", "fcn8s-vgg16")]
+)
+def test_scales_of_the_taps_tell_staged_from_at_once(tmp_path, name, wrong):
+    file = file_of(tmp_path, name, trained(name))
+    with pytest.raises(FullyconvError, match=rf"SEG-M023.*is no {wrong}, .*it is {name} with.*; say --as {name}$"):
+        import_weights(file, as_=wrong, out=tmp_path / "model")
+
+
 def test_a_classifier_is_sent_to_training(tmp_path):
     state = {name: tensor for name, tensor in theirs(trained("fcn32s-vgg16")).items() if "score" not in name}
     for as_ in (None, "fcn32s-vgg16"):
