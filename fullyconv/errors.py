@@ -427,8 +427,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-T020": Fault(
         "Images for validation are trained on",
-        "Two data sets may hold the same photographs: much of PASCAL VOC's val is in the train list of SBD. Scores on "
-        "them flatter, and the best model is chosen by them.",
+        "Two data sets may hold the same photographs: much of PASCAL VOC's val is in the train list of SBD. Or one split "
+        "was named as train and as val. Scores on them flatter, and the best model is chosen by them.",
         "Validate on images that are not trained on. Of VOC: --val 'sbd:SBD?voc=VOC2011&val=seg11valid'.",
     ),
     "SEG-T021": Fault(
