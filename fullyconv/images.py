@@ -78,7 +78,7 @@ def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, 
     return _unit_interval(torch.from_numpy(bands), path)
 
 
-def as_tensor(image: Picture, *, channels: int) -> Shaped[Tensor, "c h w"]:
+def as_tensor(image: Picture, *, channels: int | None) -> Shaped[Tensor, "c h w"]:
     """A picture in any of its usual forms as `read_image` would give it.
 
     Args:
@@ -100,7 +100,7 @@ def as_tensor(image: Picture, *, channels: int) -> Shaped[Tensor, "c h w"]:
         raise FullyconvError(
             "SEG-D011", f"{given} has shape {bands.shape}; expected height, width and channels above 0"
         )
-    if len(bands) != channels:
+    if channels is not None and len(bands) != channels:
         bands = _with_channels(bands, channels, given)
     return _unit_interval(torch.from_numpy(np.ascontiguousarray(bands)), given)
 
@@ -110,25 +110,20 @@ def stack(pictures: Sequence[Picture], bands: Sequence[int]) -> Shaped[Tensor, "
 
     Args:
         pictures: In the forms that `as_tensor` takes; or one array or tensor that holds the bands of all.
-        bands: Of each picture: 1 grey, 3 RGB, 4 RGBA, or its own number.
+        bands: Of each picture. The first is converted as by `as_tensor`; the others are measurements, such as depth,
+            and must have their bands as they are.
 
     Returns:
         uint8 if every picture has 8 bits, else float32 in [0, 1].
 
     Raises:
-        FullyconvError: SEG-D030 if the pictures are not as many as `bands`, or differ in size.
+        FullyconvError: SEG-D030 if the pictures are not as many as `bands`, differ in size, or one has other bands.
     """
     if len(pictures) == 1 and _band_count(pictures[0]) == sum(bands):
         bands = (sum(bands),)
     if len(pictures) != len(bands):
-        wanted = " and ".join(map(str, bands))
-        raise FullyconvError(
-            "SEG-D030",
-            f"expected {len(bands)} pictures of each scene, of {wanted} bands, got {len(pictures)}; name the "
-            "others, such as depth: more=depth/{name}.png in data, --more 'depth/{name}.png' for files, more=[...] in "
-            "Python",
-        )
-    parts = [as_tensor(picture, channels=count) for picture, count in zip(pictures, bands, strict=True)]
+        raise _unlike_count(len(pictures), bands)
+    parts = [as_tensor(pictures[0], channels=bands[0]), *map(_further, pictures[1:], bands[1:])]
     sizes = [f"{part.shape[2]}x{part.shape[1]}" for part in parts]
     if len(set(sizes)) > 1:
         names = [str(picture) for picture in pictures if isinstance(picture, str | Path)]
@@ -139,6 +134,31 @@ def stack(pictures: Sequence[Picture], bands: Sequence[int]) -> Shaped[Tensor, "
     if len({part.dtype for part in parts}) > 1:
         parts = [to_float(part) for part in parts]
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _unlike_count(given: int, bands: Sequence[int]) -> FullyconvError:
+    pictures = f"{len(bands)} pictures of each scene" if len(bands) > 1 else "one picture of each scene"
+    wanted = f"{pictures}, of {' and '.join(map(str, bands))} bands, got {given}"
+    if given > len(bands):
+        return FullyconvError(
+            "SEG-D030", f"expected {wanted}; leave out what --more, more= in data or more=[...] names"
+        )
+    return FullyconvError(
+        "SEG-D030",
+        f"expected {wanted}; name the others, such as depth: more=depth/{{name}}.png in data, --more "
+        "'depth/{name}.png' for files, more=[...] in Python",
+    )
+
+
+def _further(picture: Picture, bands: int) -> Shaped[Tensor, "c h w"]:
+    """A further picture of a scene with its bands as they are: of its colours, no grey is a measurement."""
+    pixels = as_tensor(picture, channels=None)
+    if len(pixels) != bands:
+        named = picture if isinstance(picture, str | Path) else "a further picture"
+        raise FullyconvError(
+            "SEG-D030", f"{named} has {len(pixels)} bands, expected {bands}; save it with as many as in training"
+        )
+    return pixels
 
 
 def to_float(image: Shaped[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:

@@ -233,6 +233,10 @@ def predict(
     (squeeze-and-excitation, attention) sees only its tile there, so its tiles differ slightly from the whole.
     """
     pixels = images.stack((image, *more), segmenter.bands)
+    if pixels.dtype == torch.uint8 and segmenter.architecture.get("log_bands"):
+        raise FullyconvError(
+            "SEG-D030", "the network takes the logarithm of depth in a picture of 16 bits, got 8; save it with 16"
+        )
     height, width = pixels.shape[1:]
     if tile == "auto":
         tile = 1024 if height * width > WHOLE_IMAGE_PIXELS else "none"
@@ -399,8 +403,8 @@ def _further(file: Path, name: str, templates: Sequence[str]) -> list[Path]:
 def _nothing_found(path: Path) -> str:
     if path.is_dir():
         held = sorted({file.suffix or "no suffix" for file in path.iterdir() if file.is_file()})
-        found = f"files with {', '.join(held[:5])}" if held else "no files at all"
-        return f"{path} holds no images, but {found}; give a folder of images"
+        found = f"holds no images, but files with {', '.join(held[:5])}" if held else "holds no files"
+        return f"{path} {found}; give a folder of images"
     return f"{path} does not exist and matches no file; give an image, a folder or a quoted glob such as 'photos/*.jpg'"
 
 

@@ -331,10 +331,28 @@ def test_pictures_of_a_scene_are_stacked_in_order(tmp_path: Path) -> None:
     assert grey.shape == (6, 4, 6)
 
 
-@pytest.mark.parametrize("pictures", [[(4, 6, 3)], [(4, 6, 3), (4, 6), (4, 6)], [(4, 6, 3), (4, 7)]])
-def test_pictures_that_do_not_go_together_are_refused(pictures: list[tuple[int, ...]]) -> None:
-    with pytest.raises(FullyconvError, match="SEG-D030"):
-        stack([np.zeros(shape, np.uint8) for shape in pictures], (3, 1))
+@pytest.mark.parametrize(
+    ("pictures", "bands", "told"),
+    [
+        ([(4, 6, 3)], (3, 1), r"expected 2 pictures of each scene, of 3 and 1 bands, got 1; name the others.*--more"),
+        ([(4, 6, 3), (4, 6), (4, 6)], (3, 1), r"expected 2 pictures .*got 3; leave out what --more"),
+        ([(4, 6, 3), (4, 6)], (3,), r"expected one picture of each scene, of 3 bands, got 2; leave out what --more"),
+        ([(4, 6, 3), (4, 7)], (3, 1), r"alike in size, got 6x4, 7x4"),
+        ([(4, 6, 3), (4, 6, 3)], (3, 1), r"a further picture has 3 bands, expected 1"),
+    ],
+)
+def test_pictures_that_do_not_go_together_are_refused(
+    pictures: list[tuple[int, ...]], bands: tuple[int, ...], told: str
+) -> None:
+    with pytest.raises(FullyconvError, match=f"SEG-D030.*{told}"):
+        stack([np.zeros(shape, np.uint8) for shape in pictures], bands)
+
+
+def test_colors_are_no_depth(tmp_path: Path) -> None:
+    for name in ("color.png", "depth.png"):
+        Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / name)
+    with pytest.raises(FullyconvError, match=r"SEG-D030.*depth\.png has 3 bands, expected 1"):
+        stack((tmp_path / "color.png", tmp_path / "depth.png"), (3, 1))
 
 
 def test_a_color_picture_with_alpha_is_no_scene_of_color_and_depth(tmp_path: Path) -> None:

@@ -134,6 +134,8 @@ def test_the_fourth_band_is_depth_whose_logarithm_the_network_takes(tmp_path):
     color, depth = np.full((9, 8, 3), 100, np.uint8), np.full((9, 8), 2550, np.uint16)
     depth[0] = 0
     segmenter(color, more=[depth])
+    with pytest.raises(FullyconvError, match=r"SEG-D030.*logarithm of depth in a picture of 16 bits, got 8"):
+        segmenter(color, more=[depth.astype(np.uint8)])
     # nyud_layers.py of the authors' release: the logarithm of the file's numbers, less 7.844; they have no 0
     assert seen[0][0, 3, 1:].unique().tolist() == pytest.approx([np.log(2550) - 7.844], abs=1e-4)
     assert seen[0][0, 3, 0].unique().tolist() == pytest.approx([-7.844], abs=1e-4)

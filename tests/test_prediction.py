@@ -205,8 +205,8 @@ def test_files_folders_and_globs_are_predicted(segmenter, tmp_path):
 
 def test_inputs_that_lead_nowhere_are_refused(segmenter, tmp_path):
     (tmp_path / "empty").mkdir()
-    for given in ("empty", "missing.png", "*.tif"):
-        with pytest.raises(FullyconvError, match="SEG-P001"):
+    for given, told in (("empty", "empty holds no files; give"), ("missing.png", "not exist"), ("*.tif", "no file")):
+        with pytest.raises(FullyconvError, match=f"SEG-P001.*{told}"):
             predict_files(segmenter, [str(tmp_path / given)], out=tmp_path / "masks")
     assert not (tmp_path / "masks").exists()
 
