@@ -1,6 +1,7 @@
 """Shared images of two sets: by content, and by name where names are those of the photographs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,11 @@ def test_validation_on_other_images_takes_the_place_of_ones_own(sbd: Dataset, vo
 
 
 def test_validation_on_other_classes_is_refused(sbd: Dataset) -> None:
-    other = dataset("folder", LabelSet(("cat", "dog")), val=())
-    with pytest.raises(FullyconvError, match=r"SEG-T021 .*cat, dog \(2\), those to train on background, .*\(21\)"):
+    other = replace(dataset("folder", LabelSet(("cat", "dog")), val=()), given="folder:pets?val=more")
+    with pytest.raises(
+        FullyconvError,
+        match=r"SEG-T021 .*folder:pets\?val=more .*cat, dog \(2\), those to train on background, .*\(21\)",
+    ):
         validated_on(sbd, other)
 
 

@@ -52,7 +52,7 @@ def open_dataset(data: str | Path | Dataset) -> Dataset:
     if not name:
         raise _unrecognised(path)
     roles = {role: options.pop(role) for role in ROLES if role in options}
-    return _in_roles(LAYOUTS[name].read(path, **options), roles)
+    return _in_roles(replace(LAYOUTS[name].read(path, **options), given=str(data)), roles)
 
 
 def with_heads(dataset: Dataset, also: Sequence[str | Dataset]) -> Dataset:

@@ -65,6 +65,7 @@ class Dataset:
         also: The same images under other labels, such as geometric classes beside semantic ones. Their pairs have the
             names of this one's; a network learns a further head from each.
         name: What the head that learns these labels is called; after the folder of the masks if left out.
+        given: What `open_dataset` opened, such as `LAYOUT:PATH?option=value`.
     """
 
     layout: str
@@ -75,6 +76,7 @@ class Dataset:
     unpaired: tuple[Path, ...] = ()
     also: tuple["Dataset", ...] = ()
     name: str = ""
+    given: str = ""
 
     def __post_init__(self) -> None:
         for split, pairs in self.splits.items():
@@ -85,6 +87,10 @@ class Dataset:
             outside = [name for name in names if name.startswith("/") or ".." in re.split(r"[/\\]", name)]
             if outside:
                 raise ValueError(f"names of pairs are relative paths without .., got {outside[0]!r} in {split}")
+
+    def __str__(self) -> str:
+        """How a command names it, as far as that can be."""
+        return self.given or str(self.root)
 
     @property
     def heads(self) -> dict[str, "Dataset"]:
@@ -106,7 +112,7 @@ class Dataset:
         """
         if split not in self.splits:
             there = ", ".join(f"{name} ({len(pairs)})" for name, pairs in self.splits.items())
-            raise FullyconvError("SEG-D005", f"{self.root} has no split {split!r}; it has {there}")
+            raise FullyconvError("SEG-D005", f"{self} has no split {split!r}; it has {there}")
         return self.splits[split]
 
 

@@ -29,7 +29,7 @@ def also_labelled(dataset: Dataset, other: Dataset, name: str) -> Dataset:
         similar = nearest(first, masks)
         raise FullyconvError(
             "SEG-D031",
-            f"{other.root} has no mask for any image of {dataset.root}: there is none called {first!r}"
+            f"{other} has no mask for any image of {dataset}: there is none called {first!r}"
             + (f"; the nearest is {similar!r}" if similar else ""),
         )
     head = replace(other, splits=splits, name=name or other.head, also=())
@@ -37,7 +37,7 @@ def also_labelled(dataset: Dataset, other: Dataset, name: str) -> Dataset:
         raise FullyconvError(
             "SEG-D031",
             f"two heads would be called {head.name!r}, after the folders of their masks; name one: "
-            f"--also {head.name}2={other.root}",
+            f"--also '{head.name}2={other}'",
         )
     return replace(dataset, also=(*dataset.also, head))
 

@@ -103,7 +103,7 @@ def validated_on(dataset: Dataset, other: Dataset) -> Dataset:
     if [_meaning(head) for head in (dataset, *dataset.also)] != [_meaning(head) for head in (other, *other.also)]:
         raise FullyconvError(
             "SEG-T021",
-            f"the masks of {other.root} do not mean what those of {dataset.root} do: their classes are "
+            f"the masks of {other} do not mean what those of {dataset} do: their classes are "
             f"{_shown(other.labels)}, those to train on {_shown(dataset.labels)}; give both the same classes.json",
         )
     train, val = (
@@ -114,7 +114,7 @@ def validated_on(dataset: Dataset, other: Dataset) -> Dataset:
         cure = CURES.get(COLLECTIONS.get(dataset.layout, ""), "take them out of one of the two")
         raise FullyconvError(
             "SEG-T020",
-            f"{len(both)} of the {len(val)} images for validation in {other.root} are trained on, such as "
+            f"{len(both)} of the {len(val)} images for validation in {other} are trained on, such as "
             f"{both[0][1].name}, and the scores would flatter; {cure}",
         )
     also = tuple(
