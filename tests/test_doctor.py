@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,15 @@ def test_image_in_two_splits_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "images" / "003.png").write_bytes((tmp_path / "images" / "000.png").read_bytes())
     found = only(examine(dataset).warnings, "SEG-D018")
     assert "images/003.png (val) is the same picture as images/000.png (train)" in found.message
+
+
+def test_image_in_train_and_in_val_is_an_error(tmp_path: Path) -> None:
+    sound(tmp_path, *[PATCH] * 4)
+    examination = check(f"folder:{tmp_path}?val=train")
+    assert re.search(r"is listed in train and in val, as are (\d) of the \1 images", examination.errors[0].message)
+    assert "SEG-D018" not in codes(examination.warnings)
+    with pytest.raises(FullyconvError, match=r"SEG-T020.*LAYOUT:PATH\?train=NAME&val=NAME"):
+        examination.refuse_if_broken()
 
 
 def test_images_of_equal_length_and_beginning_are_read_whole(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def examine(dataset: Dataset, *, splits: Sequence[str] | None = None, limit: int
         *_unlike_sizes(dataset, observations),
         *_unlike_pictures(dataset, observations),
         *_illegal_values(dataset, examined),
+        *_trained_on(dataset),
     )
     classes = _classes(dataset.labels, examined)
     warnings = (
@@ -192,6 +193,22 @@ def _foreground_ignored(dataset: Dataset, examined: Sequence[Observation]) -> Fi
     )
 
 
+def _in_train_and_val(dataset: Dataset) -> list[Path]:
+    train = {pair.image for pair in dataset.splits.get("train", ())}
+    return [pair.image for pair in dataset.splits.get("val", ()) if pair.image in train]
+
+
+def _trained_on(dataset: Dataset) -> Iterable[Finding]:
+    both = _in_train_and_val(dataset)
+    if both:
+        told = (
+            f"{_relative(dataset, both[0])} is listed in train and in val, as are {len(both)} of the "
+            f"{len(dataset.pairs('val'))} images of val; scores on them would flatter"
+        )
+        cure = "take them off one of the lists, or name splits that share none: LAYOUT:PATH?train=NAME&val=NAME"
+        yield _finding(dataset, "SEG-T020", both, told, cure)
+
+
 def _coded_notes(dataset: Dataset) -> Iterable[Finding]:
     """What the reader of the layout noted with a code."""
     for note in dataset.notes:
@@ -299,10 +316,12 @@ def _duplicates(dataset: Dataset, observations: Sequence[Observation]) -> Iterab
         if one.image is not None:
             members[one.split].append(one.pair)
     by_name = same_collection(dataset, dataset)
+    told_already = set(_in_train_and_val(dataset))
     doubles = {
         pair.image: (like, before, split)
         for before, split in combinations(members, 2)
         for like, pair in shared(members[before], members[split], by_name=by_name)
+        if pair.image not in told_already
     }
     if doubles:
         image, (like, before, split) = next(iter(doubles.items()))
