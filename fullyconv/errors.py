@@ -206,8 +206,8 @@ FAULTS: dict[str, Fault] = {
         "The data has classes that the model does not know",
         "Model and data are matched by class name. A class that the model cannot predict would score 0 for a reason "
         "that has nothing to do with the model's skill.",
-        "Name the classes alike (classes.json beside the data), evaluate on the kind of data that the model was "
-        "trained on, or train on this data.",
+        "Of a model with several heads, name the one that knows the classes with --head. Else name the classes alike "
+        "(classes.json beside the data), evaluate on the kind of data that the model was trained on, or train on this.",
     ),
     "SEG-E005": Fault(
         "A split cannot be scored",
@@ -418,6 +418,18 @@ FAULTS: dict[str, Fault] = {
         "--staged trains FCN-32s, then FCN-16s from its weights, and so on up to the network that is named. An FCN-32s "
         "is the first stage itself, and a network with -atonce- is made to be trained without stages.",
         "Name a network with finer taps, such as fcn8s-vgg16, or leave --staged out.",
+    ),
+    "SEG-T012": Fault(
+        "An option that could do nothing",
+        "Two options exclude each other, or one changes a part of training that another leaves out. To pass over it "
+        "silently would be training otherwise than was asked.",
+        "Leave out the option that the message names, or give what it needs.",
+    ),
+    "SEG-T013": Fault(
+        "Samples larger than the images",
+        "What a sample covers beyond its image is padding, which takes memory and time and teaches nothing. --crop is "
+        "given in pixels, height first.",
+        "Give a --crop that is no larger than the images.",
     ),
     "SEG-T008": Fault(
         "The loss is not a number",
