@@ -21,16 +21,17 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from fullyconv.datasets import Pair, open_dataset
+from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import evaluate
+from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
 from fullyconv.training.loop import Average, Pace
-from fullyconv.training.plan import Plan, crop_for, recipe_of, seconds_of, steps_of
+from fullyconv.training.plan import Plan, architecture_of, crop_for, recipe_of, seconds_of, steps_of
 from fullyconv.training.recipes import CVPR15, RECIPES, Recipe, learning_rate_factor
 from fullyconv.transforms import Augmentation
 
@@ -470,6 +471,16 @@ def test_samples_are_cut_in_the_proportions_of_the_images(tmp_path):
     ]:
         Image.new("L", size).save(tmp_path / "image.png")
         assert crop_for([Pair("image", tmp_path / "image.png", None)] * 3) == expected
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_few_pixels_have_statistics_too(tmp_path, side):
+    pixels = np.arange(side**2, dtype=np.uint8).reshape(side, side) * 20
+    Image.fromarray(pixels).save(tmp_path / "tiny.png")
+    dataset = Dataset("folder", tmp_path, LabelSet(("a", "b")), {"train": (Pair("tiny", tmp_path / "tiny.png", None),)})
+    found = architecture_of("any", dataset, (1,), None, "fixed", 0.0, "grid", "same")
+    assert found["mean"] == pytest.approx([pixels.mean() / 255], rel=1e-6)
+    assert found["std"] == pytest.approx([max(1e-3, pixels.std() / 255)], rel=1e-6)
 
 
 def test_lengths_are_read_as_people_write_them():
