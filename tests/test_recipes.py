@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullyconv.models import create
-from fullyconv.training.plan import recipe_of, stage_of
+from fullyconv.training.plan import recipe_of, reduction_of, stage_of
 from fullyconv.training.recipes import (
     CVPR15,
     HEAVY,
@@ -170,6 +170,12 @@ def test_means_of_images_and_of_pixels_share_their_rate():
     assert reduced(CVPR15, "mean", 1000) == replace(CVPR15, reduction="mean")
 
 
+def test_dice_and_focal_are_means_whatever_the_recipe():
+    for loss in ("dice", "focal"):
+        assert reduction_of(loss, None, HEAVY.reduction) == reduction_of(loss, "mean", HEAVY.reduction) == "mean"
+    assert reduction_of("cross_entropy", None, HEAVY.reduction) == "sum"
+
+
 def test_adamw_keeps_its_rate():
     recipe = RECIPES["default"]
     assert reduced(recipe, "sum", 1000) == replace(recipe, reduction="sum")
@@ -177,11 +183,11 @@ def test_adamw_keeps_its_rate():
 
 def test_augmentation_is_the_recipes_or_the_one_that_is_named():
     whole = {"augment": None, "crop": None}
-    assert recipe_of(CVPR15, {}, [], **whole).augmentation is None
-    jitter = recipe_of(HEAVY, {}, [], augment="paper", crop=None).augmentation
+    assert recipe_of(CVPR15, {}, [], (3,), **whole).augmentation is None
+    jitter = recipe_of(HEAVY, {}, [], (3,), augment="paper", crop=None).augmentation
     assert jitter is not None
     assert (jitter.crop, jitter.shift, jitter.flip, jitter.scale, jitter.light) == (None, 32, 0.5, (1, 1), 0)
-    plain = recipe_of(RECIPES["default"], {}, [], augment="none", crop=(64, 96)).augmentation
+    plain = recipe_of(RECIPES["default"], {}, [], (3,), augment="none", crop=(64, 96)).augmentation
     assert plain == Augmentation((64, 96), scale=(1, 1), aspect=1, flip=0, light=0, focus=0)
-    varied = recipe_of(HEAVY, {}, [], augment="default", crop=(64, 96)).augmentation
+    varied = recipe_of(HEAVY, {}, [], (3,), augment="default", crop=(64, 96)).augmentation
     assert varied == Augmentation((64, 96))

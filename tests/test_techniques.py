@@ -102,6 +102,22 @@ def test_a_loss_of_no_pixels_is_refused(data: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("options", "cure"),
+    [
+        ({"tune": "score"}, "--pretrained"),
+        ({"tune": "score", "upscore": "all", "pretrained": "hub"}, "leave one of the two out"),
+        ({"loss": "dice", "reduction": "sum"}, "leave --reduction out"),
+        ({"augment": "none", "growth": 0.3}, "--crop"),
+        ({"recipe": "heavy", "growth": 0.3}, "--crop"),
+    ],
+)
+def test_an_option_that_could_do_nothing_is_refused(data: Path, tmp_path: Path, options: dict[str, object], cure: str):
+    with pytest.raises(FullyconvError, match=f"SEG-T012.*{cure}"):
+        train(data, model=TINY, out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "switches",
     [
         {"recipe": "heavy", "augment": "paper", "sampling": 0.5, "balance": "median", "upscore": "all"},
@@ -111,6 +127,9 @@ def test_a_loss_of_no_pixels_is_refused(data: Path, tmp_path: Path):
 )
 def test_every_switch_can_be_thrown(data: Path, tmp_path: Path, switches: dict[str, object]):
     settings = {"batch": 2, "steps": 2, "validations": 1, "workers": 0}
+    if switches.get("tune") == "score":
+        start = train(data, model=TINY, out=tmp_path / "start", report=False, **settings)
+        settings["pretrained"] = str(start.run)
     run = train(data, model=TINY, out=tmp_path / "run", **settings, **switches).run
     plan = json.loads((run / "plan.json").read_text())
     kept = {**plan["recipe"], **plan["architecture"], "reduction": plan["reduction"]}

@@ -332,6 +332,24 @@ def test_a_mean_takes_the_steps_of_a_sum_at_a_converted_rate(data, tmp_path, cap
         torch.testing.assert_close(weights(runs[reduction])[name], summed[name], rtol=1e-4, atol=1e-12)
 
 
+def test_a_loss_that_is_a_mean_takes_the_rate_of_a_mean(data, tmp_path, capfd):
+    options = {"recipe": "heavy", "loss": "dice", "steps": 1, "workers": 0, "precision": "fp32", "report": False}
+    plans = {}
+    for rate in (None, 0.01):
+        train(data, model=TINY, out=tmp_path / str(rate), lr=rate, **options)
+        plans[rate] = json.loads((tmp_path / str(rate) / "plan.json").read_text())["recipe"]
+        assert ("becomes" in capfd.readouterr().err) == (rate is None)
+    assert plans[None]["learning_rate"] == pytest.approx(1e-10 * 2944, rel=1e-12)
+    assert plans[0.01]["learning_rate"] == 0.01
+    assert {plan["reduction"] for plan in plans.values()} == {"mean"}
+
+
+def test_samples_far_larger_than_the_images_are_refused(data, tmp_path):
+    with pytest.raises(FullyconvError, match=r"SEG-T013.*48 pixels high and 64 wide; use --crop 48,64"):
+        train(data, model=TINY, out=tmp_path / "run", crop=(4000, 4000))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_rate_that_is_given_is_not_converted(data, tmp_path):
     run = train(data, model=TINY, out=tmp_path / "run", recipe="heavy", reduction="mean", lr=1e-4, steps=1, workers=0)
     recipe = json.loads((run.run / "plan.json").read_text())["recipe"]
@@ -473,6 +491,14 @@ def test_samples_are_cut_in_the_proportions_of_the_images(tmp_path):
         assert crop_for([Pair("image", tmp_path / "image.png", None)] * 3) == expected
 
 
+def test_light_falls_on_the_image_as_it_is_read(data):
+    pairs = open_dataset(data).pairs("train")
+    for bands, lit in (((3,), None), ((3, 1), 3), ((1, 1), 1)):
+        recipe = recipe_of(RECIPES["default"], {}, pairs, bands, augment=None, crop=None)
+        assert recipe.augmentation is not None
+        assert recipe.augmentation.lit == lit
+
+
 @pytest.mark.parametrize("side", [1, 3])
 def test_few_pixels_have_statistics_too(tmp_path, side):
     pixels = np.arange(side**2, dtype=np.uint8).reshape(side, side) * 20
@@ -523,8 +549,8 @@ def test_samples_grow_at_the_same_step_wherever_a_run_begins(data):
 def test_only_samples_that_can_shrink_grow(data):
     pairs = open_dataset(data).pairs("train")
     default = RECIPES["default"]
-    assert recipe_of(default, {}, pairs, augment=None, crop=(192, 192)).growth == default.growth > 0
-    assert recipe_of(default, {}, pairs, augment=None, crop=(96, 192)).growth == 0
-    assert recipe_of(default, {"growth": 0.0}, pairs, augment=None, crop=(192, 192)).growth == 0
-    assert recipe_of(default, {}, pairs, augment="paper", crop=None).growth == 0
-    assert recipe_of(CVPR15, {}, pairs, augment=None, crop=None).growth == 0
+    assert recipe_of(default, {}, pairs, (3,), augment=None, crop=(192, 192)).growth == default.growth > 0
+    assert recipe_of(default, {}, pairs, (3,), augment=None, crop=(96, 192)).growth == 0
+    assert recipe_of(default, {"growth": 0.0}, pairs, (3,), augment=None, crop=(192, 192)).growth == 0
+    assert recipe_of(default, {}, pairs, (3,), augment="paper", crop=None).growth == 0
+    assert recipe_of(CVPR15, {}, pairs, (3,), augment=None, crop=None).growth == 0

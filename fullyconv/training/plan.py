@@ -22,6 +22,7 @@ from fullyconv.training.recipes import (
     PLAIN_CROPS,
     SMALL,
     Augment,
+    Loss,
     Recipe,
     Reduction,
 )
@@ -80,6 +81,7 @@ def recipe_of(
     base: Recipe,
     given: Mapping[str, Any],
     pairs: Sequence[Pair],
+    bands: Sequence[int],
     *,
     augment: Augment | None,
     crop: tuple[int, int] | None,
@@ -90,8 +92,12 @@ def recipe_of(
         base: Such as `recipes.recipe_for` gives.
         given: Fields of `Recipe`; None keeps the recipe's.
         pairs: Training images; samples are cut in their proportions.
+        bands: Of each picture of a scene; light falls on the image, which is the first of them.
         augment: How samples vary; None keeps the recipe's way.
         crop: Height and width of the samples; None finds them out where the augmentation cuts at all.
+
+    Raises:
+        FullyconvError: SEG-T012 if samples shall grow, but are whole images.
     """
     augmentation = base.augmentation if augment is None else AUGMENTATIONS[augment]
     if crop is not None:
@@ -99,11 +105,71 @@ def recipe_of(
     elif augmentation is not None and augmentation.crop is not None:
         augmentation = replace(augmentation, crop=crop_for(pairs))
     if augmentation is not None:
-        augmentation = replace(augmentation, peak=_peak(pairs), lit=_lit(pairs))
+        augmentation = replace(augmentation, peak=_peak(pairs), lit=bands[0] if len(bands) > 1 else None)
     small = augmentation.shrunk(SMALL).crop if augmentation else None
+    if small is None and given.get("growth"):
+        raise FullyconvError(
+            "SEG-T012",
+            f"--growth {given['growth']:g} begins with smaller samples, but whole images are trained on here; cut "
+            "samples with --crop, or leave --growth out",
+        )
     if small is None or min(small) < LEAST_SMALL_CROP:
         base = replace(base, growth=0.0)
     return replace(base, augmentation=augmentation, **{key: value for key, value in given.items() if value is not None})
+
+
+def reduction_of(loss: Loss, wanted: Reduction | None, usual: Reduction) -> Reduction:
+    """How pixels share in the loss: as wanted, or as the recipe does. Dice and focal are means whatever a recipe does.
+
+    Raises:
+        FullyconvError: SEG-T012 if Dice or focal is wanted otherwise.
+    """
+    if loss == "cross_entropy":
+        return wanted or usual
+    if wanted not in ("mean", None):
+        raise FullyconvError(
+            "SEG-T012", f"--reduction {wanted} is for cross_entropy, and {loss} is a mean; leave --reduction out"
+        )
+    return "mean"
+
+
+def refuse_idle_tuning(options: Mapping[str, Any]) -> None:
+    """Do nothing if the layers to be trained, of those options of `train`, can learn something.
+
+    Raises:
+        FullyconvError: SEG-T012 if the score layers alone are trained, and others should be or are random.
+    """
+    if options["tune"] == "all":
+        return
+    if options["upscore"] != "fixed":
+        raise FullyconvError(
+            "SEG-T012",
+            f"--tune score trains the score layers alone, and no upsampling as --upscore {options['upscore']} would; "
+            "leave one of the two out",
+        )
+    if isinstance(options["model"], str) and options["pretrained"] == "none":
+        raise FullyconvError(
+            "SEG-T012",
+            "--tune score trains the score layers alone, and all others would stay random; start from trained weights "
+            "with --pretrained hub or FILE",
+        )
+
+
+def refuse_large(crop: tuple[int, int] | None, pairs: Sequence[Pair]) -> None:
+    """Do nothing if samples are at most twice as high and wide as the largest images, or 32 pixels.
+
+    Raises:
+        FullyconvError: SEG-T013 if they would be padding for the most part.
+    """
+    if crop is None:
+        return
+    height, width = (max(sides) for sides in zip(*(images.image_size(pair.image) for pair in pairs), strict=True))
+    if crop[0] > max(32, 2 * height) or crop[1] > max(32, 2 * width):
+        raise FullyconvError(
+            "SEG-T013",
+            f"samples of --crop {crop[0]},{crop[1]} would be padding for the most part: the largest images are "
+            f"{height} pixels high and {width} wide; use --crop {height},{width} or less",
+        )
 
 
 def stage_of(name: str, pretrained: str) -> int:
@@ -200,11 +266,6 @@ def _peak(pairs: Sequence[Pair]) -> float:
     samples = [images.read_image(pair.image, channels=None) for pair in pairs[:: max(1, len(pairs) // 16)]]
     wide = [float(image.max()) for image in samples if image.dtype != torch.uint8]
     return max(wide) if wide and max(wide) > 0 else 1.0
-
-
-def _lit(pairs: Sequence[Pair]) -> int | None:
-    """The bands that light falls on: the image's alone, if it is not the only picture of its scene."""
-    return bands_of(pairs, None)[0] if pairs and pairs[0].more else None
 
 
 def _bands(pictures: Sequence[Path]) -> int:

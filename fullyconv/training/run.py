@@ -40,6 +40,9 @@ from fullyconv.training.plan import (
     precision_of,
     recipe_of,
     recorded,
+    reduction_of,
+    refuse_idle_tuning,
+    refuse_large,
     seconds_of,
     stage_of,
     steps_of,
@@ -184,18 +187,21 @@ def _new_plan(
 ) -> Plan:
     """The plan that the options of `train` stand for."""
     model, pairs = options["model"], dataset.pairs("train")
+    refuse_idle_tuning(options)
+    refuse_large(options["crop"], pairs)
     name = _name(model)
     stage = stage_of(name, options["pretrained"])
     base = recipe_for(options["recipe"], name.rpartition("-")[2], stage=stage, layout=dataset.layout)
     given = {name: options[name] for name in RECIPE_OPTIONS}
     given["learning_rate"] = options["lr"]
+    bands = model.bands if isinstance(model, Segmenter) else bands_of(pairs, options["channels"])
+    recipe = recipe_of(base, given, pairs, bands, augment=options["augment"], crop=options["crop"])
+    reduction = reduction_of(recipe.loss, options["reduction"], recipe.reduction)
     if options["lr"] is not None:
-        given["reduction"] = options["reduction"]  # a rate that is given is meant for it
-    recipe = recipe_of(base, given, pairs, augment=options["augment"], crop=options["crop"])
+        recipe = replace(recipe, reduction=reduction)  # a rate that is given is meant for it
     if isinstance(model, Segmenter):
-        bands, architecture = model.bands, model.named_architecture()
+        architecture = model.named_architecture()
     else:
-        bands = bands_of(pairs, options["channels"])
         settings = {name: options[name] for name in ("streams", "upscore", "dropout", "alignment", "geometry")}
         architecture = architecture_of(model, dataset, bands, **settings)
     budget = options["budget"]
@@ -204,7 +210,7 @@ def _new_plan(
         fingerprint=fingerprint,
         architecture=architecture,
         recipe=recipe,
-        reduction=options["reduction"] or recipe.reduction,
+        reduction=reduction,
         seed=options["seed"],
         steps=steps_of(options["epochs"], options["steps"], budget, len(pairs), recipe.batch),
         budget_seconds=seconds_of(budget) if budget else None,
