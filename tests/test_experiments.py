@@ -16,14 +16,26 @@ from PIL import Image
 from fullyconv import cli
 from fullyconv.datasets import Dataset, digits
 from fullyconv.errors import FullyconvError
-from fullyconv.experiments import EXPERIMENTS, Experiment, Place, depth, heads, nets
+from fullyconv.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    Place,
+    depth,
+    heads,
+    learning,
+    nets,
+    stages,
+    trials,
+    workbench,
+)
 from fullyconv.experiments.findings import Findings, Row, Side, compare, conclude, markdown, mean_row, number, table
+from fullyconv.experiments.learning import share_of
 from fullyconv.experiments.reproduction import Listing, Reproduction, reproduce
 from fullyconv.experiments.runs import Trial
 from fullyconv.experiments.scenes import depth_of, known_data, parity_of, plain, write_digits
 from fullyconv.experiments.schedule import Alike, Cost, Schedule, schedule, taken
 from fullyconv.experiments.timing import interleaved
-from fullyconv.experiments.trials import Outcome, carry_out, loss_curves, scale
+from fullyconv.experiments.trials import Outcome, carry_out, loss_curves, scale, score_rows
 from fullyconv.experiments.warmup import Crops
 from fullyconv.experiments.workbench import Settings, Workbench
 from fullyconv.hha import NYUD_CAMERA, Camera, hha
@@ -94,9 +106,10 @@ def test_findings_are_printed_and_kept(
             "released": None,
             "repetitions": [41.0, 42.0],
             "spread": pytest.approx(math.sqrt(0.5)),
+            "one_class": False,
         }
     ]
-    assert {"nets", "data", "machine", "minutes", "seed"} <= set(values["conditions"])
+    assert {"nets", "data", "machine", "load", "minutes", "seed"} <= set(values["conditions"])
     out = Path("reproductions/little")
     assert json.loads((out / "findings.json").read_text()) == values
     assert all(Path(file).stat().st_size for file in values["files"].values())
@@ -196,6 +209,14 @@ def test_an_interrupted_timing_leaves_nothing(with_little: Callable[..., None], 
     assert not list(tmp_path.iterdir())
 
 
+def test_machine_and_load_are_those_of_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part, machine, load in (("a", "slow", 4.0), ("b", "fast", 1.5), ("c", "fast", 2.0)):
+        monkeypatch.setattr(workbench, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(workbench, "load", lambda load=load: load)
+        bench(tmp_path, "table1").part(part, lambda: 1)
+    assert bench(tmp_path, "table1").machine() == {"machine": "slow; fast", "load": "1.5 to 4.0"}
+
+
 def test_known_data_are_found_best_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "camvid").mkdir()
     places = (Place("VOCdevkit"), Place("camvid", "camvid:%s", ("edges=%s/edges",), "1,1,0,0,0.001"))
@@ -246,6 +267,15 @@ def test_nothing_is_concluded_from_single_runs() -> None:
 def test_a_difference_is_set_beside_the_papers(eight: float, paper: Side | None, told: str) -> None:
     rows = [points("8s", eight, eight), points("32s", 40, 40)]
     assert str(compare(rows, "8s", "32s", "mean IU", paper=paper)).endswith(told)
+
+
+def test_nothing_is_concluded_from_nets_that_name_one_class() -> None:
+    one, other, learnt = points("8s", 5.7, 5.7), points("32s", 5.7, 5.7), points("32s", 5.1, 5.2)
+    one, other = (replace(row, one_class=True) for row in (one, other))
+    found = compare([one, other], "8s", "32s", "mean IU", paper="level")
+    assert found.seen is None
+    assert str(found) == "8s and 32s each name one class only, so nothing may be concluded of their mean IU"
+    assert compare([one, learnt], "8s", "32s", "mean IU").seen == "above"
 
 
 def test_a_conclusion_tells_the_scale_first() -> None:
@@ -389,9 +419,29 @@ def test_trials_are_timed_and_taken_up(scenes: Dataset, tmp_path: Path) -> None:
     assert [one.scores for one in again] == [one.scores for one in outcomes]
 
 
+def test_timing_ends_with_its_share_of_the_time(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def cost(bench: Workbench, trial: Trial) -> Cost:
+        asked.append(trial.label)
+        return Cost(step=2.0, image=0.1, beside=9.0, nets=trial.nets)
+
+    monkeypatch.setattr(trials, "_cost", cost)
+    fine = Trial("fcn8s", "fcn8s-test_resnet", scenes, options={"staged": True})
+    some = [Trial("fcn32s", "fcn32s-test_resnet", scenes), fine]
+    assert trials._costs(bench(tmp_path, "table2", minutes=60), some)["fcn32s"] == Cost(2.0, 0.1, 3.0, nets=1)
+    assert asked == ["fcn8s", "fcn32s"]
+    monkeypatch.setattr(trials, "TIMING_SHARE", 0)
+    costs = trials._costs(bench(tmp_path, "table2", minutes=60), some)
+    assert asked[2:] == ["fcn8s"]
+    assert costs == {"fcn32s": Cost(2.0, 0.1, 3.0, nets=1), "fcn8s": Cost(2.0, 0.1, 9.0, nets=3)}
+
+
 def outcome(mean_iou: float, *, steps: int = 100, seconds: float = 1.0) -> Outcome:
     scores = dict.fromkeys(("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou"), mean_iou)
-    return Outcome({"labels": scores}, 2, steps, seconds, ((1, 0.0, 2.0), (2, 0.5, 1.0)))
+    return Outcome({"labels": scores}, 2, {"labels": 11}, {}, steps, seconds, ((1, 0.0, 2.0), (2, 0.5, 1.0)))
 
 
 def test_loss_curves_stand_over_iterations_and_over_time() -> None:
@@ -403,19 +453,42 @@ def test_loss_curves_stand_over_iterations_and_over_time() -> None:
     assert len(curves) == 4
 
 
-def test_the_scale_is_told_in_steps_and_time(scenes: Dataset, tmp_path: Path) -> None:
+def test_the_scale_is_told_in_steps_and_time(tmp_path: Path) -> None:
     mine = bench(tmp_path, "table2")
-    mine.whole = scenes
     assert scale(mine, {"a": [outcome(0.5)]}) == "After 100 steps, about 1.7 minutes, of test_resnet"
     both = {"a": [outcome(0.5, steps=10)], "b": [outcome(0.5, steps=20)]}
     assert scale(mine, both) == "After 10 to 20 steps, about 15 seconds, of test_resnet"
 
 
-def test_nets_that_have_learnt_little_are_told_as_such(scenes: Dataset, tmp_path: Path) -> None:
+def test_nets_that_have_learnt_little_are_told_as_such(tmp_path: Path) -> None:
     mine = bench(tmp_path, "table2")
-    mine.whole = scenes  # of 11 classes: one named everywhere gives a mean accuracy of 9 %
+    # Of 11 classes, one named everywhere gives a mean accuracy of 9 %.
     assert "little more than the commonest class" in scale(mine, {"a": [outcome(0.09), outcome(0.17)]})
     assert "commonest" not in scale(mine, {"a": [outcome(0.09), outcome(0.19)]})
+
+
+@pytest.mark.parametrize(
+    ("classes", "mean_accuracy", "learnt"), [(4, 0.25, 0), (4, 0.625, 0.5), (4, 1, 1), (21, 1 / 13, 0.03), (1, 1, 0)]
+)
+def test_learning_begins_beyond_one_class(classes: int, mean_accuracy: float, learnt: float) -> None:
+    one = replace(outcome(mean_accuracy), classes={"labels": classes})
+    assert one.learnt("labels") == pytest.approx(learnt, abs=0.001)
+
+
+def test_scores_of_nets_that_name_one_class_are_marked() -> None:
+    def marked(*mean_accuracies: float) -> bool:
+        rows = score_rows({"a": [outcome(value) for value in mean_accuracies]}, {}, scores=("mean_iou",))
+        return rows[0].one_class
+
+    assert marked(1 / 11, 0.095)
+    assert not marked(1 / 11, 0.2)
+
+
+def test_the_share_of_a_net_that_has_learnt_nothing_is_none() -> None:
+    part, whole = points("part", 20), points("whole", 50)
+    assert share_of([part, whole], "part", "whole") == 40
+    assert share_of([replace(part, one_class=True), whole], "part", "whole") is None
+    assert share_of([part, replace(whole, one_class=True)], "part", "whole") is None
 
 
 # The experiments -----------------------------------------------------------------------------------------------------
@@ -433,7 +506,7 @@ SCORES = ["pixel acc.", "mean acc.", "mean IU", "f.w. IU"]
             ["mean IU", "final loss", "time per iteration"],
         ),
         ("augmentation", ["none", "mirror and shift", "scale, crop and light"], SCORES),
-        ("fine-tuning", ["output layer", "all layers", "from scratch"], [*SCORES, "of all layers' mean IU"]),
+        ("fine-tuning", ["output layer", "all layers", "from scratch"], SCORES),
         (
             "fusion",
             ["stride 32", "stride 16 only", "stride 8 only", "strides 16 + 32", "strides 8 + 16 + 32"],
@@ -450,7 +523,8 @@ SCORES = ["pixel acc.", "mean acc.", "mean IU", "f.w. IU"]
 def test_an_experiment_on_a_few_digits(
     name: str, labels: list[str], measures: list[str], scenes: Dataset, tmp_path: Path
 ) -> None:
-    mine = bench(tmp_path, name)
+    frozen = name in ("table2", "fine-tuning")
+    mine = bench(tmp_path, name, pretrained="crops" if frozen else "none")
     mine.whole = scenes
     module, function = EXPERIMENTS[name].target.split(":")
     found = getattr(import_module(f"fullyconv.experiments.{module}"), function)(mine)
@@ -458,7 +532,20 @@ def test_an_experiment_on_a_few_digits(
     assert list(dict.fromkeys(row.measure for row in found.rows)) == measures
     assert all(math.isfinite(row.ours) for row in found.rows)
     assert found.conclusion.startswith("After 4")
-    assert {"nets", "steps", "start", "images", "seeds"} <= set(found.conditions)
+    told = {"nets", "steps", "start", "images", "seeds", "optimizer", "learning rate", "batch", "samples"}
+    assert told | {"classes scored"} <= set(found.conditions)
+    assert "each name one class only, so nothing may be concluded of their " in found.conclusion
+
+
+@pytest.mark.parametrize("run", [stages.table2, learning.fine_tuning])
+def test_a_trunk_that_stays_as_it_is_must_have_learnt(
+    run: Callable[[Workbench], Findings], scenes: Dataset, tmp_path: Path
+) -> None:
+    mine = bench(tmp_path, "table2", pretrained="none")
+    mine.whole = scenes
+    with pytest.raises(FullyconvError, match=r"SEG-R002 .*give --pretrained crops, hub or FILE"):
+        run(mine)
+    assert not list(tmp_path.iterdir())
 
 
 def test_hha_takes_the_place_of_depth_where_the_camera_is_known(scenes: Dataset, tmp_path: Path) -> None:

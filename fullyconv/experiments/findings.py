@@ -26,6 +26,7 @@ class Row:
         paper: What the paper says; None if it says nothing.
         released: What the authors' released models give when they are scored again, where that differs.
         repetitions: The numbers that ours was computed from, one per seed or round.
+        one_class: Whether ours is the score of nets that name one class nearly everywhere.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Row:
     paper: float | None = None
     released: float | None = None
     repetitions: tuple[float, ...] = ()
+    one_class: bool = False
 
     @property
     def spread(self) -> float | None:
@@ -53,9 +55,10 @@ def mean_row(
     unit: str = "",
     paper: float | None = None,
     released: float | None = None,
+    one_class: bool = False,
 ) -> Row:
     """The row of a number that was measured once per seed: their mean."""
-    return Row(label, measure, statistics.fmean(values), unit, paper, released, tuple(values))
+    return Row(label, measure, statistics.fmean(values), unit, paper, released, tuple(values), one_class)
 
 
 @dataclass(frozen=True)
@@ -124,15 +127,25 @@ class Comparison:
         return self.first.ours - self.second.ours
 
     @property
+    def empty(self) -> bool:
+        """Whether neither has learnt to tell classes apart, so that nothing may be concluded."""
+        return self.first.one_class and self.second.one_class
+
+    @property
     def seen(self) -> Side | None:
         """Where the first is here: `level` if chance may explain the difference; None if that is not known."""
-        if self.margin is None:
+        if self.margin is None or self.empty:
             return None
         if abs(self.difference) <= self.margin:
             return "level"
         return "above" if self.difference > 0 else "below"
 
     def __str__(self) -> str:
+        if self.empty:
+            return (
+                f"{self.first.label} and {self.second.label} each name one class only, so nothing may be concluded of "
+                f"their {self.first.measure}"
+            )
         unit = "points" if self.first.unit == "%" else self.first.unit
         sign = "+" if self.difference >= 0 else "-"
         size = f"{sign}{self._number(abs(self.difference))} {unit}".strip() + f" of {self.first.measure}"

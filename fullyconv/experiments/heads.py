@@ -4,7 +4,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.experiments.findings import Findings, Row, compare, conclude, mean_row
 from fullyconv.experiments.runs import Trial
 from fullyconv.experiments.scenes import plain
-from fullyconv.experiments.trials import SCORES, Outcomes, carry_out, conditions, scale, time_rows
+from fullyconv.experiments.trials import SCORES, Outcomes, carry_out, conditions, one_class, scale, time_rows
 from fullyconv.experiments.warmup import start_of
 from fullyconv.experiments.workbench import Workbench
 
@@ -50,6 +50,7 @@ def _rows(outcomes: Outcomes, head: str, paper: dict[str, float]) -> list[Row]:
             [100 * outcome.scores[head][score] for outcome in of_label],
             unit="%",
             paper=paper.get(score) if label == BOTH else None,
+            one_class=one_class(of_label, head),
         )
         for label, of_label in outcomes.items()
         if head in of_label[0].scores

@@ -15,7 +15,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.experiments import EXPERIMENTS, Experiment
 from fullyconv.experiments.findings import Findings, markdown, shown, table
 from fullyconv.experiments.scenes import known_data
-from fullyconv.experiments.workbench import Settings, Workbench, machine, write_json
+from fullyconv.experiments.workbench import Settings, Workbench, write_json
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def reproduce(
         also: For two-heads, other masks of the same images: [NAME=]DATA.
         camera: For rgbd, what took the depth, from which HHA is made then: FX,FY,CX,CY,METRES, focal lengths and centre
             in pixels, and the metres of one unit. The centre of the first pixel is 0,0. NYUDv2's is known.
-        minutes: Time limit; training runs share it evenly.
+        minutes: Time limit; training runs share it evenly. Where it is too short, each net gets a few steps.
         out: Folder for the findings; reproductions/NAME if left out.
         resume: Go on with the experiment in --out, by its own settings.
         trunk: Classifier below the nets that are trained: vgg16 as in the paper, or any of timm's.
@@ -179,7 +179,7 @@ def _with_conditions(found: Findings, bench: Workbench) -> Findings:
     """The findings, with what is the same for every experiment among their conditions."""
     common = {
         "data": bench.data,
-        "machine": machine(),
+        **bench.machine(),
         "minutes": round(bench.seconds() / 60, 2),
         "seed": bench.settings.seed,
     }

@@ -1,5 +1,6 @@
 """One training of an experiment, and its scores."""
 
+import json
 import re
 import shutil
 import statistics
@@ -9,8 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from fullyconv import images
 from fullyconv.datasets import Dataset
 from fullyconv.evaluation import evaluate
 from fullyconv.experiments.workbench import Workbench
@@ -63,11 +66,26 @@ class Run:
         folder: The run folder.
         scores: The paper's four of each head, in [0, 1].
         images: So many were scored.
+        classes: So many of each head's classes occur in them.
     """
 
     folder: Path
     scores: dict[str, Scores]
     images: int
+    classes: dict[str, int]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The settings that were trained with, in words; stages share theirs."""
+        plan = next(self.folder.glob("**/plan.json"))
+        recipe = json.loads(plan.read_text(encoding="utf-8"))["recipe"]
+        crop = (recipe["augmentation"] or {}).get("crop")
+        return {
+            "optimizer": recipe["optimizer"],
+            "learning rate": f"{recipe['learning_rate']:g}, {recipe['schedule']}",
+            "batch": recipe["batch"],
+            "samples": f"{crop[0]} x {crop[1]} pixels" if crop else "whole images",
+        }
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         """What the journal says of steps (`train`) or of validations."""
@@ -117,7 +135,15 @@ def carry_out(bench: Workbench, trial: Trial, name: str, *, seed: int, steps: in
             scores = {name: evaluate(folder, head, head=name).scores for name, head in dataset.heads.items()}
         else:
             scores = {dataset.head: dict(run.best)}
-    return Run(folder, scores, len(dataset.pairs("val")))
+    classes = {name: _occurring(head) for name, head in dataset.heads.items()}
+    return Run(folder, scores, len(dataset.pairs("val")), classes)
+
+
+def _occurring(dataset: Dataset) -> int:
+    """How many classes the truth of val has."""
+    masks = (images.read_mask(pair.mask, dataset.labels) for pair in dataset.pairs("val") if pair.mask is not None)
+    values = {value for mask in masks for value in np.unique(mask).tolist()}
+    return len(values - {dataset.labels.ignore_index})
 
 
 def _with_taps(trial: Trial, seed: int) -> Segmenter:

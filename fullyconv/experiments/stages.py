@@ -26,7 +26,7 @@ RELEASED = {
 
 def table2(bench: Workbench) -> Findings:
     """Five nets on one trunk, trained equally long: the finer ones in stages, or at once with scaled taps."""
-    start, told = start_of(bench, bench.dataset)
+    start, told = start_of(bench, bench.dataset, frozen=True)
     trunk = bench.settings.trunk
     coarse, middle, fine = (f"fcn{stride}s-{trunk}" for stride in (32, 16, 8))
     trials = [

@@ -21,8 +21,9 @@ SCORES = {
     "frequency_weighted_iou": "f.w. IU",
 }
 TIMED_STEPS, TIMED_IMAGES = 6, 4
+TIMING_SHARE = 0.2  # of the time limit, after which nothing more is timed
 LEAST_SECONDS = 5  # an experiment that may take less takes the least steps, and spends no time on timing
-LITTLE = 0.1  # of the way from the mean accuracy of naming one class everywhere to a perfect one
+NOTHING, LITTLE = 0.01, 0.1  # of the way from the mean accuracy of naming one class everywhere to a perfect one
 PIECES = 50  # that a curve of losses is averaged into
 
 
@@ -33,6 +34,8 @@ class Outcome:
     Args:
         scores: The paper's four of each head, in [0, 1].
         images: So many were scored.
+        classes: So many of each head's classes occur in them.
+        recipe: Settings of the training, in words.
         steps: Of the optimiser.
         seconds_per_step: The median.
         losses: Step, seconds since the first step, and mean training loss of each piece of the run.
@@ -40,14 +43,26 @@ class Outcome:
 
     scores: Mapping[str, Scores]
     images: int
+    classes: Mapping[str, int]
+    recipe: Mapping[str, Any]
     steps: int
     seconds_per_step: float
     losses: Sequence[Sequence[float]]
 
     @property
+    def head(self) -> str:
+        """The first head, or the only one."""
+        return next(iter(self.scores))
+
+    @property
     def first(self) -> Scores:
-        """The scores of the first head, or the only one."""
-        return next(iter(self.scores.values()))
+        """The scores of the first head."""
+        return self.scores[self.head]
+
+    def learnt(self, head: str) -> float:
+        """How far the mean accuracy is from that of one class named everywhere, 0, to a perfect one, 1."""
+        chance = 1 / self.classes[head]
+        return (self.scores[head]["mean_accuracy"] - chance) / (1 - chance) if chance < 1 else 0.0
 
 
 Outcomes = dict[str, list[Outcome]]
@@ -61,11 +76,10 @@ def carry_out(bench: Workbench, trials: Sequence[Trial], *, alike: Alike) -> Out
 
     Args:
         bench: Keeps what is measured.
-        trials: Labels must differ.
+        trials: Labels must differ. The dearest come last; they are timed first.
         alike: What every training gets the same of; seconds are turned into steps by a quick timing.
     """
-    costs = {trial.label: Cost(**bench.part(f"timing-{trial.slug}", _cost, bench, trial)) for trial in trials}
-    plan = Schedule(**bench.part("schedule", _planned, bench, trials, _once_warm(costs), alike))
+    plan = Schedule(**bench.part("schedule", _planned, bench, trials, alike))
     outcomes: Outcomes = {trial.label: [] for trial in trials}
     for seed in range(bench.settings.seed, bench.settings.seed + plan.seeds):
         for trial in trials:
@@ -75,11 +89,30 @@ def carry_out(bench: Workbench, trials: Sequence[Trial], *, alike: Alike) -> Out
     return outcomes
 
 
-def _cost(bench: Workbench, trial: Trial) -> dict[str, float]:
-    """The fields of `Cost`, from a training of a few steps."""
+def _costs(bench: Workbench, trials: Sequence[Trial]) -> dict[str, Cost]:
+    """The costs by label. What there is no time to try is taken to be as dear as the dearest that was tried.
+
+    The first training alone pays for imports and the compilation of kernels, so that the least of what is spent beside
+    the steps stands for all.
+    """
+    known: dict[str, Cost] = {}
+    limit = 60 * bench.settings.minutes
+    begun = time.monotonic()
+    for trial in reversed(trials) if limit >= LEAST_SECONDS else ():
+        if known and time.monotonic() - begun > TIMING_SHARE * limit:
+            break
+        known[trial.label] = _cost(bench, trial)
+    dearest = max(known.values(), key=lambda cost: cost.step, default=Cost(step=1.0, image=0.0, beside=1.0))
+    beside = min((cost.beside / cost.nets for cost in known.values()), default=dearest.beside)
+    return {
+        trial.label: replace(known.get(trial.label, dearest), beside=beside * trial.nets, nets=trial.nets)
+        for trial in trials
+    }
+
+
+def _cost(bench: Workbench, trial: Trial) -> Cost:
+    """What a training of a few steps took."""
     nets = trial.nets
-    if 60 * bench.settings.minutes < LEAST_SECONDS:
-        return asdict(Cost(step=1.0, image=0.0, beside=1.0, nets=nets))
     bench.say(f"timing {trial.label}")
     begun = time.monotonic()
     steps, name = TIMED_STEPS * nets, f"timing-{trial.slug}"
@@ -90,21 +123,19 @@ def _cost(bench: Workbench, trial: Trial) -> dict[str, float]:
     step = run.seconds_per_step
     shutil.rmtree(run.folder)
     run.folder.with_suffix(".log").unlink()
-    return asdict(Cost(step, validation / TIMED_IMAGES, max(0.0, seconds - steps * step - validation), nets))
+    return Cost(step, validation / TIMED_IMAGES, max(0.0, seconds - steps * step - validation), nets)
 
 
-def _once_warm(costs: Mapping[str, Cost]) -> dict[str, Cost]:
-    """The costs without what the first timing alone has paid: imports, and the compilation of kernels."""
-    beside = min(cost.beside / cost.nets for cost in costs.values())
-    return {label: replace(cost, beside=beside * cost.nets) for label, cost in costs.items()}
-
-
-def _planned(bench: Workbench, trials: Sequence[Trial], costs: Mapping[str, Cost], alike: Alike) -> dict[str, Any]:
+def _planned(bench: Workbench, trials: Sequence[Trial], alike: Alike) -> dict[str, Any]:
     """The fields of `Schedule`."""
+    costs = _costs(bench, trials)
     images = min(len(trial.dataset.pairs("val")) for trial in trials)
     plan = schedule(costs, bench.seconds_left(), val=images, alike=alike)
-    if taken(costs, plan) > bench.seconds_left():
-        bench.say(f"{bench.settings.minutes:g} minutes are too short for this; every net gets the least steps")
+    if (seconds := taken(costs, plan)) > bench.seconds_left():
+        bench.say(
+            f"{bench.settings.minutes:g} minutes are too short for this; every net gets the least steps, about "
+            f"{seconds / 60:.2g} minutes in all"
+        )
     return asdict(plan)
 
 
@@ -115,7 +146,9 @@ def _trained(bench: Workbench, trial: Trial, part: str, seed: int, plan: Schedul
     for done in ("checkpoints", "last"):
         for folder in (*run.folder.glob(done), *run.folder.glob(f"*/{done}")):
             shutil.rmtree(folder)
-    outcome = Outcome(run.scores, run.images, steps, run.seconds_per_step, _losses(run.records("train")))
+    outcome = Outcome(
+        run.scores, run.images, run.classes, run.recipe, steps, run.seconds_per_step, _losses(run.records("train"))
+    )
     bench.say(f"{trial.label}, seed {seed}: mean IU {100 * outcome.first['mean_iou']:.1f} % after {steps} steps")
     return asdict(outcome)
 
@@ -161,10 +194,16 @@ def score_rows(
             unit="%",
             paper=told(paper, label, score),
             released=told(released, label, score),
+            one_class=one_class(of_label, of_label[0].head),
         )
         for label, of_label in outcomes.items()
         for score in scores
     ]
+
+
+def one_class(outcomes: Sequence[Outcome], head: str) -> bool:
+    """Whether every repetition names one class nearly everywhere, so that its scores say nothing of how it learnt."""
+    return all(outcome.learnt(head) < NOTHING for outcome in outcomes)
 
 
 def time_rows(outcomes: Outcomes) -> list[Row]:
@@ -199,9 +238,7 @@ def scale(bench: Workbench, outcomes: Outcomes) -> str:
     time_each = f"{seconds / 60:.2g} minutes" if seconds >= 60 else f"{seconds:.2g} seconds"
     steps = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     told = f"After {steps} steps, about {time_each}, of {bench.settings.trunk}"
-    best = max(outcome.first["mean_accuracy"] for outcome in every)
-    chance = 1 / len(bench.dataset.labels)
-    if best < chance + LITTLE * (1 - chance):
+    if max(outcome.learnt(outcome.head) for outcome in every) < LITTLE:
         return f"{told}, which taught little more than the commonest class (give more --minutes)"
     return told
 
@@ -209,11 +246,16 @@ def scale(bench: Workbench, outcomes: Outcomes) -> str:
 def conditions(trials: Sequence[Trial], outcomes: Outcomes, start: str) -> dict[str, Any]:
     """What the trainings shared and what not, for the reader."""
     some = next(iter(outcomes.values()))
+    firsts = {label: of_label[0] for label, of_label in outcomes.items()}
+    heads = {name: head for trial in trials for name, head in trial.dataset.heads.items()}
+    scored = {name: count for first in firsts.values() for name, count in first.classes.items()}
     return {
         "nets": _shared({trial.label: trial.model + (" in stages" if trial.nets > 1 else "") for trial in trials}),
-        "steps": _shared({label: of_label[0].steps for label, of_label in outcomes.items()}),
+        "steps": _shared({label: first.steps for label, first in firsts.items()}),
+        **{name: _shared({label: first.recipe[name] for label, first in firsts.items()}) for name in some[0].recipe},
         "start": start,
         "images": f"{len(trials[0].dataset.pairs('train'))} to train on, {some[0].images} to score",
+        "classes scored": _shared({name: f"{scored[name]} of {len(head.labels)}" for name, head in heads.items()}),
         "seeds": len(some),
     }
 

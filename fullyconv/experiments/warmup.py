@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fullyconv import images
 from fullyconv.datasets import Dataset
+from fullyconv.errors import FullyconvError
 from fullyconv.experiments.workbench import Workbench
 from fullyconv.models import FCN, create
 from fullyconv.training.plan import bands_of
@@ -25,13 +26,23 @@ GREY = 128
 KEPT_IMAGES = 400  # decoded; more would not be seen often enough to matter
 
 
-def start_of(bench: Workbench, dataset: Dataset) -> tuple[str, str]:
+def start_of(bench: Workbench, dataset: Dataset, *, frozen: bool = False) -> tuple[str, str]:
     """What the nets of an experiment start from, for `train(pretrained=...)`, and in words.
 
     Args:
         bench: Its settings name a start, or `crops`: a classifier of crops of the same data, trained here and now.
         dataset: The crops' images and masks.
+        frozen: Whether one of the nets keeps its trunk as it starts, which then must have learnt something.
+
+    Raises:
+        FullyconvError: SEG-R002 if such a trunk would stay random.
     """
+    if frozen and bench.settings.pretrained == "none":
+        raise FullyconvError(
+            "SEG-R002",
+            f"{bench.settings.name} trains the output layer alone too, on a trunk that must have learnt something; "
+            "give --pretrained crops, hub or FILE, not none",
+        )
     start = bench.settings.pretrained
     words = {"none": "at random", "hub": "timm's weights"}
     if start != "crops":

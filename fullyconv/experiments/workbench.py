@@ -60,7 +60,7 @@ class Workbench:
         self.settings = settings
         self.folder = folder
         self.begun = time.monotonic()
-        self.spent_seconds = _spent(folder)
+        self.spent_seconds: float = sum(part["seconds"] for part in _parts(folder))
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.doing = "starting"
 
@@ -84,6 +84,13 @@ class Workbench:
             return "none needed"
         return self.settings.data or "handwritten digits on cluttered canvases, embedded"
 
+    def machine(self) -> dict[str, str]:
+        """What computed the parts, those of earlier sessions included, and how busy it was at the end of each."""
+        parts = _parts(self.folder)
+        loads = [part["load"] for part in parts if part["load"] is not None]
+        told = {"machine": "; ".join(dict.fromkeys(part["machine"] for part in parts))}
+        return {**told, "load": f"{min(loads)} to {max(loads)}"} if loads else told
+
     def seconds(self) -> float:
         """What the experiment has taken so far, interrupted sessions included."""
         return self.spent_seconds + time.monotonic() - self.begun
@@ -105,7 +112,8 @@ class Workbench:
             self.doing = name
             begun = time.monotonic()
             value = measure(*arguments)
-            write_json(file, {"seconds": time.monotonic() - begun, "value": value})
+            seconds = time.monotonic() - begun
+            write_json(file, {"seconds": seconds, "machine": machine(), "load": load(), "value": value})
         return json.loads(file.read_text(encoding="utf-8"))["value"]
 
     def say(self, text: str) -> None:
@@ -142,11 +150,15 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def machine() -> str:
-    """What computes: processor, cores, threads, how busy they were just now, and PyTorch's version."""
+    """What computes: processor, cores, threads, and PyTorch's version."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} used"
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{device}, {cores}{load}, PyTorch {torch.__version__}"
+    return f"{device}, {cores}, PyTorch {torch.__version__}"
+
+
+def load() -> float | None:
+    """How many processes have kept the machine busy over the last minute; None where that is not known."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def _processor() -> str:
@@ -157,10 +169,10 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _spent(folder: Path) -> float:
-    """Seconds that earlier sessions took for the parts that they finished."""
-    parts = (folder / "parts").glob("[!.]*.json")
-    return sum(float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) for file in parts)
+def _parts(folder: Path) -> list[dict[str, Any]]:
+    """What has been measured so far, earlier sessions included."""
+    files = sorted((folder / "parts").glob("[!.]*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def _clock(seconds: float) -> str:
