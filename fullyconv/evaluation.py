@@ -196,7 +196,7 @@ def evaluate(
     head: str | None = None,
     out: str | Path | None = None,
 ) -> Report:
-    """Scores a model on a dataset, through the same code that predicts for users, at the size of the masks.
+    """Score a model on a dataset, by the predictions that its users get, at the size of the masks.
 
     Args:
         model: Model folder or run folder.
@@ -220,7 +220,7 @@ def evaluate(
 
     def view(index: int) -> View:
         image, target = _decoded(pairs[index], segmenter, dataset.labels)
-        truth = _translation(dataset.labels, segmenter.labels)(target)
+        truth = _translation(dataset.labels, segmenter)(target)
         return View(images.to_rgb(image), truth.numpy(), segmenter(image).mask)
 
     notes = (*_trained_on(segmenter, dataset, split), *dataset.notes)
@@ -238,7 +238,7 @@ def score(
     coding: Literal["auto", "index", "raw"] = "auto",
     out: str | Path | None = None,
 ) -> Report:
-    """Scores a folder of predicted masks, from any tool, against a folder of true masks with the same names.
+    """Score a folder of predicted masks, from any tool, against true masks of the same names.
 
     A prediction holds class indices, or the dataset's own values or colours.
 
@@ -301,7 +301,7 @@ def count(
     Raises:
         FullyconvError: SEG-E004 if the masks have a class that the segmenter does not know.
     """
-    translate = _translation(labels, segmenter.labels)
+    translate = _translation(labels, segmenter)
     decoded = ahead(lambda pair: _decoded(pair, segmenter, labels), pairs, on_image)
     return _tally(
         (
@@ -401,15 +401,18 @@ def _trained_on(segmenter: Segmenter, dataset: Dataset, split: str) -> list[str]
     ]
 
 
-def _translation(labels: LabelSet, known: LabelSet) -> Callable[[Tensor], Tensor]:
-    """From class indices of one label set to those of another that knows all its names."""
+def _translation(labels: LabelSet, segmenter: Segmenter) -> Callable[[Tensor], Tensor]:
+    """From class indices of a label set to those of a segmenter that knows all its names."""
+    known = segmenter.labels
     unknown = [name for name in labels.names if name not in known.names]
     if unknown:
+        knowing = [name for name, head in segmenter.heads.items() if set(labels.names) <= set(head.labels.names)]
+        cure = "Rename the data's classes (classes.json) as the model's, or train on this data"
         raise FullyconvError(
             "SEG-E004",
             f"the model does not know {len(unknown)} of the data's classes: {_shortened(unknown)}. "
             f"Model: {_shortened(known.names)}. Data: {_shortened(labels.names)}. "
-            "Rename the data's classes (classes.json) as the model's, or train on this data",
+            + (f"Say --head {' or '.join(knowing)}" if knowing else cure),
         )
     if labels.names == known.names and labels.ignore_index == known.ignore_index:
         return lambda mask: mask

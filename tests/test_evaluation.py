@@ -33,6 +33,7 @@ class Reader(Segmenter):
         self.labels = labels
         self.facts = facts or {}
         self.bands = (3,)
+        self.heads = {}
 
     def __call__(self, image: Any, *, more: Any = (), tile: Any = "auto") -> Segmentation:
         return Segmentation((image[0] // 10).numpy(), self.labels, image)
@@ -96,6 +97,13 @@ def test_classes_are_matched_by_name(dataset: Dataset) -> None:
 def test_a_class_that_the_model_does_not_know_is_named(dataset: Dataset) -> None:
     with pytest.raises(FullyconvError, match=r"SEG-E004 .*1 of the data's classes: sea\. Model: grass, lake, stone\."):
         evaluate(Reader(LabelSet(("grass", "lake", "stone"))), dataset)
+
+
+def test_the_head_that_knows_the_classes_is_named(dataset: Dataset) -> None:
+    model = Reader(LabelSet(("flat", "upright")))
+    model.heads = {"geometric": model, "semantic": Reader()}
+    with pytest.raises(FullyconvError, match=r"SEG-E004 .*Say --head semantic$"):
+        evaluate(model, dataset)
 
 
 def test_images_that_were_trained_on_are_a_warning_with_a_code(dataset: Dataset, tmp_path: Path) -> None:

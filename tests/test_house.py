@@ -127,6 +127,7 @@ def test_overview_tells_every_command_in_one_line(capsys: pytest.CaptureFixture[
     for command in cli.COMMANDS:
         (line,) = [line for line in lines if line.startswith(f"  {command} ")]
         assert line.endswith(".")
+        assert not line.split()[1].endswith("s"), "a summary tells what to do: Score, not Scores"
 
 
 def code_blocks(file: Path, language: str) -> list[str]:
