@@ -251,9 +251,17 @@ def test_any_split_may_stand_for_train_and_val(nyud: Path) -> None:
         open_dataset(f"nyud:{nyud}?val=none")
 
 
+def test_options_need_no_name_of_the_layout(nyud: Path) -> None:
+    assert open_dataset(f"{nyud}?inputs=hha").pairs("val") == open_dataset(f"nyud:{nyud}?inputs=hha").pairs("val")
+
+
 @pytest.mark.parametrize(
     ("query", "told"),
-    [("colour=hha", "has no option 'colour'; it has inputs, train, val"), ("inputs=hha,smell", "color, depth, hha")],
+    [
+        ("colour=hha", "has no option 'colour'; it has inputs, train, val"),
+        ("inputs=hha,smell", "color, depth, hha, each once; got 'hha,smell'"),
+        ("inputs=hha,hha", "each once; got 'hha,hha'"),
+    ],
 )
 def test_unknown_options_are_refused(nyud: Path, query: str, told: str) -> None:
     with pytest.raises(FullyconvError, match=f"SEG-D025  .*{told}"):

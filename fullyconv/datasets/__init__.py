@@ -34,7 +34,7 @@ def open_dataset(data: str | Path | Dataset) -> Dataset:
     """The pairs, splits and labels of a data set.
 
     Args:
-        data: A path whose layout is recognised; `LAYOUT:PATH` to say it; or `LAYOUT:PATH?option=value&...`.
+        data: A path whose layout is recognised, or `LAYOUT:PATH` to say it; either may end in `?option=value&...`.
             `train=NAME` and `val=NAME` say which of the splits to use as train and as val; the others are those of the
             layout's `read`, such as `folder:PATH?images=img/{name}.jpg&masks=gt/{name}_L.png`. A `Dataset` comes back
             as it is.
@@ -51,6 +51,10 @@ def open_dataset(data: str | Path | Dataset) -> Dataset:
     name = name or next((known for known, layout in LAYOUTS.items() if layout.recognise(path)), "")
     if not name:
         raise _unrecognised(path)
+    known = (*LAYOUTS[name].options, *ROLES)
+    unknown = next((option for option in options if option not in known), None)
+    if unknown:
+        raise FullyconvError("SEG-D025", f"the layout {name} has no option {unknown!r}; it has {', '.join(known)}")
     roles = {role: options.pop(role) for role in ROLES if role in options}
     return _in_roles(replace(LAYOUTS[name].read(path, **options), given=str(data)), roles)
 
@@ -88,22 +92,16 @@ def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:
     """Layout, path and options of `LAYOUT:PATH?images=...`; a path that exists is never taken apart."""
     if Path(data).exists():
         return "", Path(data), {}
-    name, colon, rest = data.partition(":")
-    if not colon or len(name) < 2 or "/" in name or "\\" in name:  # no colon, or that of C:\data
-        return "", Path(data), {}
-    if name not in LAYOUTS:
+    match = re.fullmatch(r"([\w-]{2,}):(.+)", data)  # C:\data names no layout
+    name, rest = match.groups() if match else ("", data)
+    if name and name not in LAYOUTS:
         similar = nearest(name, LAYOUTS)
         hint = f"; did you mean {similar}:{rest}?" if similar else ""
         raise FullyconvError("SEG-D004", f"there is no layout {name!r}; there are {', '.join(LAYOUTS)}{hint}")
     path, _, query = rest.partition("?")
     if not query or Path(rest).exists():
         return name, Path(rest), {}
-    options = {option: ";".join(values) for option, values in parse_qs(query, keep_blank_values=True).items()}
-    known = (*LAYOUTS[name].options, *ROLES)
-    unknown = next((option for option in options if option not in known), None)
-    if unknown:
-        raise FullyconvError("SEG-D025", f"the layout {name} has no option {unknown!r}; it has {', '.join(known)}")
-    return name, Path(path), options
+    return name, Path(path), {option: ";".join(values) for option, values in parse_qs(query, True).items()}
 
 
 def _missing(path: Path) -> FullyconvError:

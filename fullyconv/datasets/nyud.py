@@ -34,8 +34,8 @@ def read(root: Path, *, inputs: str = "color") -> Dataset:
     if home is None:
         raise FullyconvError("SEG-D003", f"{root} holds no segmentation/ beside data/images/")
     wanted = inputs.split(",")
-    if not set(wanted) <= set(INPUTS):
-        raise FullyconvError("SEG-D025", f"inputs are some of {', '.join(INPUTS)}, with commas between; got {inputs!r}")
+    if sorted(wanted) != sorted(set(wanted) & set(INPUTS)):
+        raise FullyconvError("SEG-D025", f"inputs are some of {', '.join(INPUTS)}, each once; got {inputs!r}")
     names = split_lists(home)
     splits = {
         split: distinct(_pair(home, _file_name(name), [INPUTS[one] for one in wanted]) for name in listed)
