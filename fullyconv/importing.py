@@ -15,8 +15,16 @@ from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, LateFusion, Upscoring, create
 from fullyconv.models.caffe import BETWEEN, count_kernels, in_our_names, towers_of
 from fullyconv.models.weights import Weights, read_weights
-from fullyconv.released import NETS, Net, classes_of, only_fit, refuse_another
+from fullyconv.released import NETS, Inputs, Net, classes_of, only_fit, refuse_another
 from fullyconv.surgery import transplant
+
+# How pictures are given to `predict`.
+PICTURES: dict[Inputs, str] = {
+    "color": "photos/",
+    "color-d": "'photos/{name}.png' --more 'depth/{name}.png'",
+    "hha": "hha/",
+    "color-hha": "'photos/{name}.png' --more 'hha/{name}.png'",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,9 @@ class Imported:
         lines = [f"{self.model}: {self.network}, {counts}"]
         lines += ["The file is one that was published, by its MD5."] if self.published else []
         lines += [f"{note[0].upper()}{note[1:]}." for note in self.notes]
-        return "\n".join([*lines, f"fullyconv predict {self.model} photos/ --out masks/"])
+        given = f"fullyconv predict {self.model} {PICTURES[NETS[self.network].inputs]}"
+        each = [f" --head {name} --out {name}/" for name in self.heads] if len(self.heads) > 1 else [" --out masks/"]
+        return "\n".join([*lines, *(given + rest for rest in each)])
 
 
 def import_weights(
@@ -60,7 +70,8 @@ def import_weights(
 
     Args:
         file: A .caffemodel, or a .pth file or checkpoint of pytorch-fcn.
-        as_: The network that it is, such as fcn8s-vgg16, fcn8s-atonce-vgg16 or nyud-fcn32s-hha; a wrong one is refused.
+        as_: The network that it is, such as fcn8s-atonce-vgg16 or nyud-fcn32s-hha; may be left out where the file
+            tells. A wrong one is refused.
         out: The model folder.
         classes: File of class names, in place of those of the data set that the network was made for.
         upscore: Which trained upsampling kernels are kept: none, those between taps, or all.

@@ -121,6 +121,8 @@ def test_two_heads_have_labels_of_their_own(tmp_path):
     name = "siftflow-fcn16s"
     imported = import_weights(file_of(tmp_path, name, trained(name)), as_=name, out=tmp_path / "model")
     assert str(imported).startswith(f"{tmp_path / 'model'}: siftflow-fcn16s, 33 semantic and 3 geometric")
+    hint = f"fullyconv predict {tmp_path / 'model'} photos/ --head semantic --out semantic/"
+    assert hint in str(imported).splitlines()
     assert fullyconv.load(tmp_path / "model", head="semantic").labels == siftflow.SEMANTIC_LABELS
     assert fullyconv.load(tmp_path / "model", head="geometric").labels == siftflow.GEOMETRIC_LABELS
 
@@ -129,6 +131,7 @@ def test_the_fourth_band_is_depth_whose_logarithm_the_network_takes(tmp_path):
     name = "nyud-fcn32s-color-d"
     imported = import_weights(file_of(tmp_path, name, trained(name)), as_=name, out=tmp_path / "model")
     assert "fourth band is depth in millimetres, as a picture of 16 bits" in str(imported)
+    assert str(imported).endswith("'photos/{name}.png' --more 'depth/{name}.png' --out masks/")
     segmenter, seen = fullyconv.load(tmp_path / "model"), []
     segmenter.model.trunk.conv1_1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     color, depth = np.full((9, 8, 3), 100, np.uint8), np.full((9, 8), 2550, np.uint16)
