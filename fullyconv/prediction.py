@@ -299,7 +299,7 @@ def predict_files(
     out: str | Path,
     more: Sequence[str] = (),
     head: str | None = None,
-    tile: str = "auto",
+    tile: Tiling = "auto",
 ) -> Predictions:
     """Segment images: an index PNG with the palette and an overlay with a legend for each.
 
@@ -310,14 +310,14 @@ def predict_files(
         more: Further pictures of each scene, such as 'depth/{name}.png'. `{name}` is what it stands for in the input's
             template, or the input's name without suffix; `{folder}` is the input's folder.
         head: Of a network with several heads, which one; the first if left out.
-        tile: `auto`, `none`, or the side of the tiles in pixels.
+        tile: Side of the tiles in pixels, a multiple of the coarsest stride; none never tiles, auto above 4 megapixels.
 
     Example:
         fullyconv predict runs/a photos/ --out masks/
     """
     out = Path(out)
     segmenter = opened(model, head=head)
-    tiling = _tiling(tile, int(segmenter.model.coarsest.stride))
+    _refuse_tile(tile, int(segmenter.model.coarsest.stride))
     named = list(_found(inputs))
     files = [file for file, _ in named]
     scenes = [_further(file, name, more) for file, name in named]
@@ -326,7 +326,7 @@ def predict_files(
     if taken:
         raise FullyconvError("SEG-P003", f"{len(taken)} files exist already, such as {taken[0]}; choose another --out")
     mixing = segmenter.model.global_operations
-    if mixing and tiling != "none":
+    if mixing and tile != "none":
         print(
             f"This network looks at whole images at once ({', '.join(mixing)}), so tiles of images above "
             f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels differ a little from the whole; --tile none avoids them.",
@@ -335,7 +335,7 @@ def predict_files(
     outputs = []
     for file, further, name in zip(files, scenes, names, strict=True):
         begun = time.perf_counter()
-        mask, overlay = segmenter(file, more=further, tile=tiling).save(out, name)
+        mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
         seconds = round(time.perf_counter() - begun, 3)
         outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
     return Predictions(tuple(outputs))
@@ -345,16 +345,12 @@ def _outputs(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.png", folder / f"{name}_overlay.png"
 
 
-def _tiling(tile: str, stride: int) -> Tiling:
-    if tile in ("auto", "none"):
-        return "auto" if tile == "auto" else "none"
-    if not tile.isdigit() or int(tile) < stride or int(tile) % stride:
-        near = max(stride, round(int(tile) / stride) * stride) if tile.isdigit() else 16 * stride
+def _refuse_tile(tile: Tiling, stride: int) -> None:
+    if isinstance(tile, int) and (tile < stride or tile % stride):
+        near = max(stride, round(tile / stride) * stride)
         raise FullyconvError(
-            "SEG-P004",
-            f"--tile must be auto, none or a multiple of the coarsest stride {stride}, got {tile}; use {near}",
+            "SEG-P004", f"--tile must be a multiple of the coarsest stride {stride}, got {tile}; use {near}"
         )
-    return int(tile)
 
 
 def _found(inputs: Sequence[str]) -> Iterator[tuple[Path, str]]:

@@ -226,6 +226,6 @@ def test_equal_names_are_kept_apart_or_refused(segmenter, tmp_path):
 
 def test_a_tile_off_the_stride_is_refused_with_the_nearest(segmenter, tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
-    for tile, cure in (("500", "use 512"), ("big", "use 512")):
+    for tile, cure in ((500, "use 512"), (1, "use 32")):
         with pytest.raises(FullyconvError, match=f"SEG-P004.*{cure}"):
             predict_files(segmenter, [str(tmp_path / "1.png")], out=tmp_path / "masks", tile=tile)
