@@ -29,6 +29,7 @@ from fullyconv.models import create
 from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints, train
+from fullyconv.training.folders import fingerprint_of, newest_run, opened
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
 from fullyconv.training.loop import Average, Pace
 from fullyconv.training.plan import Plan, architecture_of, crop_for, recipe_of, seconds_of, steps_of
@@ -278,6 +279,34 @@ def test_another_set_may_be_validated_on(data, tmp_path):
     train(data, out=tmp_path / "run", resume=True)  # knows what it was validated on
     with pytest.raises(FullyconvError, match=r"SEG-T020  12 of the 12 images"):
         train(data, model=TINY, out=tmp_path / "leaky", val=f"folder:{data}?val=train", **length)
+
+
+def test_the_images_that_are_validated_on_anyway_need_not_be_named(data, tmp_path):
+    with pytest.raises(FullyconvError, match=r"SEG-T012.*leave --val out"):
+        train(data, model=TINY, out=tmp_path / "run", val=f"{data}/")
+
+
+def test_the_newest_run_on_the_data_is_found_whatever_it_was_begun_with(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("other", "more"):
+        shutil.copytree(data, name)
+    for number in range(12, 16):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(f"other/images/val/{number}.png")
+    for number, (also, val) in enumerate([([], None), (["sides=more"], None), ([], "other")]):
+        folder = tmp_path / "runs" / str(number)
+        folder.mkdir(parents=True)
+        plan = {"also": also, "val": val, "fingerprint": fingerprint_of(opened(data, also, val))}
+        (folder / "plan.json").write_text(json.dumps(plan))
+        os.utime(folder / "plan.json", (number, number))
+    (tmp_path / "runs" / "0" / "args.yaml").write_text("staged: false")
+    assert newest_run(data, [], None) == Path("runs/2")
+    assert newest_run(data, ["sides=more"], None) == Path("runs/1")
+    shutil.rmtree("other")
+    assert newest_run(data, [], None) == Path("runs/1")
+    shutil.rmtree("more")
+    assert newest_run(data, [], None) == Path("runs/0")
+    shutil.rmtree("runs")
+    assert newest_run(data, [], None) is None
 
 
 def test_an_unlabelled_image_is_refused_before_anything_is_written(data, tmp_path):

@@ -100,7 +100,7 @@ class Dataset:
     @property
     def head(self) -> str:
         """The name of the head that learns these labels: letters, digits, - and _."""
-        masks = [pair.mask.parent for pairs in self.splits.values() for pair in pairs if pair.mask]
+        masks = [pair.mask.parent.absolute() for pairs in self.splits.values() for pair in pairs if pair.mask]
         folder = Path(os.path.commonpath(masks)).name if masks else ""
         return self.name or re.sub(r"[^\w-]+", "_", folder) or "labels"
 

@@ -5,7 +5,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,43 @@ import torch
 import yaml
 
 from fullyconv import artefact
-from fullyconv.datasets import Dataset
+from fullyconv.datasets import Dataset, open_dataset, with_heads
+from fullyconv.datasets.overlap import validated_on
 from fullyconv.errors import FullyconvError
 from fullyconv.training.plan import Plan
 from fullyconv.training.stages import staged_options
 
 
-def run_folder(dataset: Dataset, model: str, out: Path | None, resume: bool, fingerprint: Mapping[str, Any]) -> Path:
+def opened(data: str | Path | Dataset, also: Sequence[str | Dataset], val: str | Dataset | None) -> Dataset:
+    """The data set to train on, with further heads and with other images to validate on where those are given.
+
+    Raises:
+        FullyconvError: SEG-T012 if the other images are its own, and SEG-D and SEG-T codes for what cannot be opened.
+    """
+    dataset = with_heads(open_dataset(data), also)
+    if val is None:
+        return dataset
+    other = with_heads(open_dataset(val), also)
+    own, others = ({pair.image.resolve() for pair in each.splits.get("val", ())} for each in (dataset, other))
+    if own and own == others:
+        raise FullyconvError("SEG-T012", f"the images of --val {other} are validated on without it; leave --val out")
+    return validated_on(dataset, other)
+
+
+def run_folder(dataset: Dataset, model: str, out: Path | None, resume: bool) -> Path:
     """Where the run stands or shall stand; a folder with anything in it is refused unless resumed.
 
     Args:
         dataset: Gives the folder its name if `out` is None.
         model: Name of the network; gives the folder its name too.
         out: Where it was asked for.
-        resume: Whether the newest run on these data is meant if `out` is None.
-        fingerprint: Of the data.
+        resume: Whether a run may stand there.
 
     Raises:
         FullyconvError: SEG-T001 if something stands there.
     """
     if out is None:
         base = Path("runs") / f"{dataset.root.resolve().name}-{model}"
-        mine = _runs_on(fingerprint) if resume else []
-        if mine:
-            newest = max(mine, key=lambda file: file.stat().st_mtime).parent
-            return newest.parent if staged_options(newest.parent) else newest
         numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
         return next(folder for folder in numbered if not folder.exists())
     if out.is_file() or (not resume and out.exists() and any(out.iterdir())):
@@ -47,17 +60,33 @@ def run_folder(dataset: Dataset, model: str, out: Path | None, resume: bool, fin
     return out
 
 
-def _runs_on(fingerprint: Mapping[str, Any]) -> list[Path]:
-    """The plans under runs/ that were made for these data, those of stages too; damaged ones are passed over."""
-    mine = []
-    for file in (*Path("runs").glob("*/plan.json"), *Path("runs").glob("*/*/plan.json")):
+def newest_run(data: str | Path | Dataset, also: Sequence[str | Dataset], val: str | Dataset | None) -> Path | None:
+    """The newest run under runs/ that was begun on these data, of a staged one the whole; None if there is none.
+
+    Args:
+        data: As `train` takes them.
+        also: Further heads; each run's own if there are none.
+        val: Images to validate on; each run's own if left out.
+    """
+
+    @cache
+    def fingerprint(its_also: tuple[str, ...], its_val: str | None) -> dict[str, Any] | None:
         try:
-            same = json.loads(file.read_text(encoding="utf-8")).get("fingerprint") == fingerprint
-        except (json.JSONDecodeError, OSError):
+            return fingerprint_of(opened(data, also or its_also, val or its_val))
+        except FullyconvError:  # what another run needed is no longer there
+            return None
+
+    found = (*Path("runs").glob("*/plan.json"), *Path("runs").glob("*/*/plan.json"))
+    for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            plan = json.loads(file.read_text(encoding="utf-8"))
+            same = fingerprint(tuple(plan["also"]), plan["val"]) == plan["fingerprint"]
+        except (json.JSONDecodeError, KeyError, OSError):  # a damaged plan is passed over
             continue
         if same:
-            mine.append(file)
-    return mine
+            whole = file.parent.parent
+            return whole if staged_options(whole) else file.parent
+    return None
 
 
 def begun_with(out: str | Path | None, option: str) -> Any:
@@ -81,8 +110,8 @@ def saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -
     if plan.fingerprint != fingerprint:
         raise FullyconvError(
             "SEG-T009",
-            f"{folder} was begun on {plan.data} ({_counted(plan.fingerprint)}); {dataset} ({_counted(fingerprint)}) has "
-            f"other classes, names or sizes of files; resume with the data as they were, or begin a new run with "
+            f"{folder} was begun on {plan.data} ({_counted(plan.fingerprint)}); {dataset} ({_counted(fingerprint)}) "
+            f"has other classes, names or sizes of files; resume with the data as they were, or begin a new run with "
             f"--pretrained {folder}",
         )
     return plan

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fullyconv import artefact, doctor, metrics
 from fullyconv.arguments import Count, Within, bounded
-from fullyconv.datasets import Dataset, open_dataset, with_heads
-from fullyconv.datasets.overlap import Seen, validated_on
+from fullyconv.datasets import Dataset
+from fullyconv.datasets.overlap import Seen
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import count, evaluate
 from fullyconv.models import FCN, create, start_from
@@ -26,7 +26,15 @@ from fullyconv.prediction import Segmenter, segmenters_of_heads
 from fullyconv.report import write_report
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints
-from fullyconv.training.folders import begun_with, fingerprint_of, open_run, run_folder, saved_plan
+from fullyconv.training.folders import (
+    begun_with,
+    fingerprint_of,
+    newest_run,
+    open_run,
+    opened,
+    run_folder,
+    saved_plan,
+)
 from fullyconv.training.journal import Journal
 from fullyconv.training.loading import CACHE_BYTES, Decoder, Feed, Samples, batches
 from fullyconv.training.plan import (
@@ -157,12 +165,11 @@ def train(
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "resume")}
     begun = time.monotonic()
     if resume:
+        out = out or newest_run(data, also, val)
         also, val = also or begun_with(out, "also") or (), val or begun_with(out, "val")
-    dataset = with_heads(open_dataset(data), also)
-    if val is not None:
-        dataset = validated_on(dataset, with_heads(open_dataset(val), also))
+    dataset = opened(data, also, val)
     fingerprint = fingerprint_of(dataset)
-    folder = run_folder(dataset, _name(model), None if out is None else Path(out), resume, fingerprint)
+    folder = run_folder(dataset, _name(model), None if out is None else Path(out), resume)
     saved = staged_options(folder) if resume else options if staged else None
     if saved is not None:
         for stage in folder.glob("*/plan.json"):
