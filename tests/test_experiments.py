@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fullyconv import cli
-from fullyconv.datasets import Dataset, digits
+from fullyconv.datasets import Dataset, Pair, digits
 from fullyconv.errors import FullyconvError
 from fullyconv.experiments import (
     EXPERIMENTS,
@@ -166,7 +166,7 @@ def test_an_interrupted_experiment_goes_on_with_what_it_has(
     with_little(interrupted)
     assert cli.main(["reproduce", "little", "--out", str(tmp_path / "a"), "--minutes", "3"]) == 130
     told = capsys.readouterr().err
-    assert "1 parts measured and saved; go on with: fullyconv reproduce little --out" in told
+    assert "1 part measured and saved; go on with: fullyconv reproduce little --out" in told
     assert not (tmp_path / "a" / "findings.json").exists()
     words = told.partition("fullyconv ")[2].split()
     assert cli.main(words) == 0
@@ -185,6 +185,54 @@ def test_an_experiment_that_has_measured_nothing_leaves_nothing(
     with pytest.raises(stop):
         reproduce("little", out=tmp_path / "a")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("table1", {"trunk": "resnet18", "data": "camvid"}, "table1 does not heed --data and --trunk"),
+        ("dense-vs-patches", {"pretrained": "none"}, "does not heed --pretrained"),
+        ("upper-bounds", {"trunk": "resnet18"}, "does not heed --trunk"),
+        ("table2", {"also": ["other"], "data": "camvid"}, "does not heed --also"),
+        ("table2", {"camera": "1,1,0,0,1"}, "does not heed --camera"),
+        ("two-heads", {"also": ["other"]}, "--also names other masks of the images of --data"),
+        ("rgbd", {"pretrained": "crops"}, "a classifier of crops has seen no depth"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(
+    name: str, options: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenes: Dataset
+) -> None:
+    monkeypatch.delenv("FULLYCONV_DATA", raising=False)
+    monkeypatch.setattr(Workbench, "whole", scenes)
+    with pytest.raises(FullyconvError, match=f"SEG-R002 .*{told}"):
+        reproduce(name, out=tmp_path / "a", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_options_without_an_experiment_are_refused(tmp_path: Path) -> None:
+    for options in ({"resume": True}, {"out": tmp_path / "a"}, {"seed": 1}):
+        with pytest.raises(FullyconvError, match=r"SEG-R001 .*no experiment is named"):
+            reproduce(**options)
+
+
+def test_the_folder_knows_the_experiment_that_goes_on(with_little: Callable[..., None], tmp_path: Path) -> None:
+    with_little(little)
+    first = reproduce("little", out=tmp_path / "a", seed=3)
+    again = reproduce(out=tmp_path / "a", resume=True)
+    assert isinstance(first, Reproduction)
+    assert isinstance(again, Reproduction)
+    assert again.settings == first.settings
+    assert again.findings.rows == first.findings.rows
+
+
+def test_other_settings_than_the_stored_ones_are_refused(with_little: Callable[..., None], tmp_path: Path) -> None:
+    with_little(little)
+    reproduce("little", out=tmp_path / "a", seed=3, minutes=5)
+    reproduce("little", out=tmp_path / "a", seed=3, resume=True)
+    with pytest.raises(FullyconvError, match=r"SEG-R003 .*begun with --minutes 5, not 20; leave --minutes out"):
+        reproduce("little", out=tmp_path / "a", minutes=20, resume=True)
+    with pytest.raises(FullyconvError, match=r"SEG-R003 .*begun with --data left out, not camvid"):
+        reproduce("little", out=tmp_path / "a", data="camvid", resume=True)
 
 
 def test_a_guest_that_is_missing_leaves_nothing(
@@ -575,6 +623,26 @@ def test_the_camera_of_nyud_is_known(scenes: Dataset) -> None:
 def test_what_is_no_camera_is_refused(camera: str, scenes: Dataset) -> None:
     with pytest.raises(FullyconvError, match=r"SEG-R002 .*FX,FY,CX,CY,METRES"):
         depth.camera_of(camera, scenes)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_depth_that_nyud_lacks_is_named(there: bool, scenes: Dataset, tmp_path: Path) -> None:
+    mine = bench(tmp_path / "out", "rgbd")
+    pairs = (Pair("1", tmp_path / "data" / "images" / "1.png", None),)
+    mine.whole = replace(scenes, layout="nyud", root=tmp_path, splits={"train": pairs, "val": pairs})
+    if there:
+        (tmp_path / "data" / "depth").mkdir(parents=True)
+    with pytest.raises(FullyconvError, match=r"--data 'nyud:.*\?inputs=color,depth'") as refusal:
+        depth.rgbd(mine)
+    assert (f"there is no {tmp_path / 'data' / 'depth'}" in str(refusal.value)) is not there
+
+
+def test_only_the_first_of_several_pictures_counts_as_depth(scenes: Dataset) -> None:
+    def more(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        return tuple(replace(pair, more=(*pair.more, pair.image)) for pair in pairs)
+
+    several = replace(scenes, splits={split: more(pairs) for split, pairs in scenes.splits.items()})
+    assert depth._with_depth(several).splits == scenes.splits
 
 
 @pytest.mark.parametrize(

@@ -45,23 +45,32 @@ class Experiment:
         source: Where the paper has it.
         target: `module:function` of this package, imported when it is run; takes a `Workbench`, gives `Findings`.
         data: Places of data that suit it, the best first; empty for one that needs none.
+        takes: Options of `reproduce` that it heeds, beside the time and the folder.
+        start: What its nets start from if nothing is said.
     """
 
     title: str
     source: str
     target: str
     data: tuple[Place, ...] = ()
+    takes: tuple[str, ...] = ("data", "trunk", "pretrained", "seed")
+    start: str = "crops"
 
 
 EXPERIMENTS: dict[str, Experiment] = {
-    "table1": Experiment("What do the three nets cost, and how far do they see?", "table 1", "nets:table1"),
+    "table1": Experiment("What do the three nets cost, and how far do they see?", "table 1", "nets:table1", takes=()),
     "dense-vs-patches": Experiment(
         "What does one pass over an image save against its patches?",
         "section 3.1",
         "dense_vs_patches:dense_vs_patches",
+        takes=(),
     ),
     "upper-bounds": Experiment(
-        "How well could a coarse net score at best?", "appendix A", "upper_bounds:upper_bounds", SCENES
+        "How well could a coarse net score at best?",
+        "appendix A",
+        "upper_bounds:upper_bounds",
+        SCENES,
+        ("data", "seed"),
     ),
     "table2": Experiment("What are finer taps and training the whole net worth?", "table 2", "stages:table2", SCENES),
     "loss-sampling": Experiment(
@@ -76,7 +85,18 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fusion": Experiment("Do taps score better together than alone?", "section 4.2", "fusion:fusion", SCENES),
     "two-heads": Experiment(
-        "Does one net learn two kinds of labels as well as two nets?", "section 5, SIFT Flow", "heads:two_heads", HEADS
+        "Does one net learn two kinds of labels as well as two nets?",
+        "section 5, SIFT Flow",
+        "heads:two_heads",
+        HEADS,
+        ("data", "also", "trunk", "pretrained", "seed"),
     ),
-    "rgbd": Experiment("What is depth worth, fused early or late?", "table 4, NYUDv2", "depth:rgbd", RGBD),
+    "rgbd": Experiment(
+        "What is depth worth, fused early or late?",
+        "table 4, NYUDv2",
+        "depth:rgbd",
+        RGBD,
+        ("data", "camera", "trunk", "pretrained", "seed"),
+        "none",
+    ),
 }

@@ -1,5 +1,6 @@
 """The door to the paper's experiments: run one by name, show our numbers beside the paper's, keep them in a folder."""
 
+import inspect
 import json
 import shlex
 import shutil
@@ -83,7 +84,7 @@ def reproduce(
     out: Path | None = None,
     resume: bool = False,
     trunk: str = "resnet10t",
-    pretrained: str = "crops",
+    pretrained: str | None = None,
     seed: int = 0,
 ) -> Reproduction | Listing:
     """Repeat an experiment of the paper on the data that are there, and show our numbers beside the paper's.
@@ -97,34 +98,65 @@ def reproduce(
             in pixels, and the metres of one unit. The centre of the first pixel is 0,0. NYUDv2's is known.
         minutes: Time limit; training runs share it evenly. Where it is too short, each net gets a few steps.
         out: Folder for the findings; reproductions/NAME if left out.
-        resume: Go on with the experiment in --out, by its own settings.
+        resume: Go on with the experiment in --out, by its own settings; without --out, with the last one of NAME.
         trunk: Classifier below the nets that are trained: vgg16 as in the paper, or any of timm's.
         pretrained: What the nets start from: crops (a classifier of crops of the same data, trained first), none, hub
-            (timm's weights), a weight file, or an earlier run.
+            (timm's weights), a weight file, or an earlier run. Left out, crops; for rgbd, none.
         seed: The first of the seeds.
 
     Example:
         fullyconv reproduce table2 --data VOCdevkit --minutes 60 --out table2
     """
-    if name is None:
+    asked = {
+        "data": data,
+        "also": tuple(also),
+        "camera": camera,
+        "minutes": minutes,
+        "trunk": trunk,
+        "pretrained": pretrained,
+        "seed": seed,
+    }
+    unsaid = inspect.signature(reproduce).parameters
+    given = {option: value for option, value in asked.items() if value != unsaid[option].default}
+    if name is None and out is None and not (given or resume):
         return Listing(EXPERIMENTS)
-    if name not in EXPERIMENTS:
+    if name is None and not (resume and out):
+        raise FullyconvError("SEG-R001", "no experiment is named; `fullyconv reproduce` lists them")
+    if name is not None and name not in EXPERIMENTS:
         hint = nearest(name, EXPERIMENTS) or f"; there are {', '.join(EXPERIMENTS)}"
         raise FullyconvError("SEG-R001", f"there is no experiment {name}{hint}")
     if not minutes > 0:
         raise FullyconvError("SEG-R002", f"--minutes must be above zero, got {minutes:g}")
     folder = _folder(name, out, resume)
-    if resume:
-        settings = _saved(name, folder)
-    else:
-        found, others, known = (data, tuple(also), None) if data else known_data(EXPERIMENTS[name].data)
-        settings = Settings(name, found, others, minutes, trunk, pretrained, seed, camera or known)
+    settings = _saved(name, folder, given) if resume or name is None else _settings(name, asked, given)
     return _carried_out(settings, folder)
 
 
-def _folder(name: str, out: Path | None, resume: bool) -> Path:
-    """Where the experiment stands or shall stand; what exists is refused unless resumed."""
-    base = Path("reproductions") / name
+def _settings(name: str, asked: Mapping[str, Any], given: Mapping[str, Any]) -> Settings:
+    """The settings of a new experiment.
+
+    Args:
+        name: Of the experiment.
+        asked: All options.
+        given: Those that differ from the default; what the experiment would not heed is refused.
+    """
+    experiment = EXPERIMENTS[name]
+    idle = [option for option in given if option not in ("minutes", *experiment.takes)]
+    if idle:
+        raise FullyconvError("SEG-R002", f"{name} does not heed --{' and --'.join(idle)}; leave that out")
+    if "also" in given and "data" not in given:
+        raise FullyconvError("SEG-R002", "--also names other masks of the images of --data; give --data too")
+    values = {**asked, "pretrained": asked["pretrained"] or experiment.start}
+    if "data" not in given:
+        found, others, camera = known_data(experiment.data)
+        values |= {"data": found, "also": others, "camera": asked["camera"] or camera}
+    return Settings(name=name, **values)
+
+
+def _folder(name: str | None, out: Path | None, resume: bool) -> Path:
+    """Where the experiment stands or shall stand, below its name if nothing is said; what exists is refused unless
+    resumed."""
+    base = Path("reproductions") / str(name)
     numbered = [base, *(base.with_name(f"{name}-{number}") for number in range(2, 1000))]
     if out is None and not resume:
         return next(folder for folder in numbered if not folder.exists())
@@ -137,8 +169,8 @@ def _folder(name: str, out: Path | None, resume: bool) -> Path:
     return out
 
 
-def _saved(name: str, folder: Path) -> Settings:
-    """The settings of the experiment that goes on."""
+def _saved(name: str | None, folder: Path, given: Mapping[str, Any]) -> Settings:
+    """The settings of the experiment that goes on; it is refused if others are given."""
     file = folder / "settings.json"
     if not file.is_file():
         raise FullyconvError(
@@ -146,11 +178,25 @@ def _saved(name: str, folder: Path) -> Settings:
         )
     values = json.loads(file.read_text(encoding="utf-8"))
     settings = Settings(**{**values, "also": tuple(values["also"])})
-    if settings.name != name:
+    if name not in (None, settings.name):
         raise FullyconvError(
             "SEG-R003", f"{folder} holds the experiment {settings.name}, not {name}; name another folder with --out"
         )
+    for option, value in given.items():
+        if getattr(settings, option) != value:
+            raise FullyconvError(
+                "SEG-R003",
+                f"{folder} was begun with --{option} {_words(getattr(settings, option))}, not {_words(value)}; leave "
+                f"--{option} out, or begin another experiment with another --out",
+            )
     return settings
+
+
+def _words(value: Any) -> str:
+    """The value of an option as it is typed."""
+    if isinstance(value, tuple):
+        return " ".join(value) or "left out"
+    return "left out" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _carried_out(settings: Settings, folder: Path) -> Reproduction:
@@ -168,7 +214,8 @@ def _carried_out(settings: Settings, folder: Path) -> Reproduction:
             raise KeyboardInterrupt("stopped before anything was measured; nothing was saved") from None
         again = shlex.join(["fullyconv", "reproduce", settings.name, "--out", str(folder), "--resume"])
         done = len(list((folder / "parts").glob("[!.]*.json")))
-        raise KeyboardInterrupt(f"stopped with {done} parts measured and saved; go on with: {again}") from None
+        parts = "1 part" if done == 1 else f"{done} parts"
+        raise KeyboardInterrupt(f"stopped with {parts} measured and saved; go on with: {again}") from None
     except BaseException:
         _drop_if_empty(folder)
         raise
@@ -179,6 +226,7 @@ def _with_conditions(found: Findings, bench: Workbench) -> Findings:
     """The findings, with what is the same for every experiment among their conditions."""
     common = {
         "data": bench.data,
+        **({"also": bench.settings.also} if bench.settings.also else {}),
         **bench.machine(),
         "minutes": round(bench.seconds() / 60, 2),
         "seed": bench.settings.seed,

@@ -44,16 +44,24 @@ def start_of(bench: Workbench, dataset: Dataset, *, frozen: bool = False) -> tup
             "give --pretrained crops, hub or FILE, not none",
         )
     start = bench.settings.pretrained
-    words = {"none": "at random", "hub": "timm's weights"}
     if start != "crops":
-        return start, words.get(start, start)
+        return start, words_of(start)
     file = bench.folder / "classifier.safetensors"
     told = bench.part("classifier", train_classifier, bench, dataset, file)
     return str(file), (
-        f"a classifier of {told['crop']} x {told['crop']} crops of the same data, trained for {told['steps']} steps on "
-        f"what their middle shows; {100 * told['accuracy']:.0f} % of {len(dataset.labels)} equally frequent classes "
+        f"a classifier of {told['crop']} x {told['crop']} crops of the same data, trained for {_steps(told['steps'])} "
+        f"on what their middle shows; {100 * told['accuracy']:.0f} % of {len(dataset.labels)} equally frequent classes "
         "right on unseen images"
     )
+
+
+def words_of(start: str) -> str:
+    """What nets start from, for the reader."""
+    return {"none": "at random", "hub": "timm's weights"}.get(start, start)
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 def train_classifier(bench: Workbench, dataset: Dataset, file: Path) -> dict[str, float]:
@@ -72,7 +80,7 @@ def train_classifier(bench: Workbench, dataset: Dataset, file: Path) -> dict[str
     steps = _fit(net, head, crops, SHARE * 60 * bench.settings.minutes)
     accuracy = _accuracy(net, head, Crops(dataset, "val", bench.settings.seed, bands=bands, side=crops.side))
     save_file({f"trunk.{name}": tensor.contiguous() for name, tensor in net.trunk.state_dict().items()}, file)
-    bench.say(f"{accuracy:.0%} of unseen crops are right after {steps} steps")
+    bench.say(f"{accuracy:.0%} of unseen crops are right after {_steps(steps)}")
     return {"crop": crops.side, "steps": steps, "accuracy": accuracy}
 
 
