@@ -21,7 +21,7 @@ from fullyconv.models import create, start_from
 from fullyconv.prediction import Segmenter
 from fullyconv.report import read_records
 from fullyconv.training import train
-from fullyconv.training.plan import bands_of
+from fullyconv.training.plan import bands_of, weight_files
 from fullyconv.training.stages import models_of
 
 Scores = dict[str, float]
@@ -151,10 +151,10 @@ def _with_taps(trial: Trial, seed: int) -> Segmenter:
     labels = trial.dataset.labels
     torch.manual_seed(seed)
     bands = bands_of(trial.dataset.pairs("train"), None)[0]
-    net = create(trial.model, len(labels), channels=bands)
+    net = create(trial.model, len(labels), channels=bands, pretrained=trial.start == "hub")
     net.tap_scales = trial.tap_scales or net.tap_scales
-    if trial.start != "none":
-        start_from(net, Path(trial.start))
+    if trial.start not in ("none", "hub"):
+        start_from(net, *weight_files(trial.start))
     return Segmenter(net, labels, {"name": trial.model, "num_classes": len(labels), "channels": bands})
 
 

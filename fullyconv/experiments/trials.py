@@ -250,7 +250,7 @@ def conditions(trials: Sequence[Trial], outcomes: Outcomes, start: str) -> dict[
     heads = {name: head for trial in trials for name, head in trial.dataset.heads.items()}
     scored = {name: count for first in firsts.values() for name, count in first.classes.items()}
     return {
-        "nets": _shared({trial.label: trial.model + (" in stages" if trial.nets > 1 else "") for trial in trials}),
+        "nets": _shared({trial.label: _described(trial) for trial in trials}),
         "steps": _shared({label: first.steps for label, first in firsts.items()}),
         **{name: _shared({label: first.recipe[name] for label, first in firsts.items()}) for name in some[0].recipe},
         "start": start,
@@ -258,6 +258,12 @@ def conditions(trials: Sequence[Trial], outcomes: Outcomes, start: str) -> dict[
         "classes scored": _shared({name: f"{scored[name]} of {len(head.labels)}" for name, head in heads.items()}),
         "seeds": len(some),
     }
+
+
+def _described(trial: Trial) -> str:
+    """Which net a trial trains."""
+    streams = trial.options.get("streams", ())
+    return trial.model + (" in stages" if trial.nets > 1 else "") + (f", {len(streams)} streams" if streams else "")
 
 
 def _shared(by_label: Mapping[str, Any]) -> Any:
