@@ -156,7 +156,8 @@ Fully convolutional networks for semantic segmentation.
 
 {commands}
 
-DATA is a folder whose layout is recognised, or LAYOUT:PATH. MODEL is a model folder or a run folder.
+DATA is a folder whose layout is recognised, or LAYOUT:PATH; both take options, such as 'DATA?train=trainval&val=test'.
+MODEL is a model folder or a run folder.
 Every command takes --json and --help.
 
 Example:
