@@ -363,14 +363,14 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-R002": Fault(
         "An experiment cannot be set up like this",
-        "It needs some time, data of its kind (depth beside the images, say, or two sets of labels for them), and no option "
-        "that it would not heed.",
+        "It needs some time, data of its kind (depth beside the images, say, or two sets of labels for them), and no "
+        "option that it would not heed.",
         "Follow the message; without --data, every experiment finds or makes its own small data.",
     ),
     "SEG-R003": Fault(
         "No experiment to go on with",
-        "--resume follows the settings.json of the folder in --out, and there is none, or one of another experiment, or one "
-        "that differs from options given beside it.",
+        "--resume follows the settings.json of the folder in --out, and there is none, or one of another experiment, "
+        "or one that differs from options given beside it.",
         "Leave --resume out to begin the experiment, or check --out; leave out the options that the message names.",
     ),
     # T: training

@@ -28,7 +28,18 @@ from fullyconv.experiments import (
     trials,
     workbench,
 )
-from fullyconv.experiments.findings import Findings, Row, Side, compare, conclude, markdown, mean_row, number, table
+from fullyconv.experiments.findings import (
+    Findings,
+    Row,
+    Side,
+    columns,
+    compare,
+    conclude,
+    markdown,
+    mean_row,
+    number,
+    table,
+)
 from fullyconv.experiments.learning import share_of
 from fullyconv.experiments.reproduction import Listing, Reproduction, reproduce
 from fullyconv.experiments.runs import Trial
@@ -322,8 +333,11 @@ def test_nothing_is_concluded_from_nets_that_name_one_class() -> None:
     one, other = (replace(row, one_class=True) for row in (one, other))
     found = compare([one, other], "8s", "32s", "mean IU", paper="level")
     assert found.seen is None
-    assert str(found) == "8s and 32s each name one class only, so nothing may be concluded of their mean IU"
-    assert compare([one, learnt], "8s", "32s", "mean IU").seen == "above"
+    told = "8s / 32s each name one class only, so that nothing may be concluded from their mean IU"
+    assert conclude("After 5 steps", [found, found]) == f"After 5 steps: {told}."
+    known = compare([one, learnt], "8s", "32s", "mean IU")
+    assert known.seen == "above"
+    assert conclude("After 5 steps", [found, known]) == f"After 5 steps: {known}; {told}."
 
 
 def test_a_conclusion_tells_the_scale_first() -> None:
@@ -365,6 +379,28 @@ def test_tables_hold_a_line_per_source_that_says_something() -> None:
         ["", "released", "", "63.6"],
     ]
     assert markdown(Findings(tuple(rows), "so."), "t").count("\n| ") == len(lines) + 2  # headings and rule
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_no_cell_of_a_table_is_cut(
+    width: int, with_little: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures = ["semantic pixel acc.", "semantic mean IU", "geometric mean IU", "time per iteration", "pixel acc."]
+    rows = [
+        mean_row(label, measure, [4123.4, 5876.9], unit="ms") for label in ("1/4 of it", "b") for measure in measures
+    ]
+    with_little(lambda bench: bench.part("a", int) or Findings(tuple(rows), "so."))
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = str(reproduce("little")).partition("so.")[0].splitlines()
+    assert sum(line.count("5,000 ± 1,240") for line in shown) == len(rows)
+    assert max(map(len, shown)) <= width
+
+
+def test_columns_that_fit_stay_together() -> None:
+    lines = [["net", "ours", "1.0", "22.0 ± 1.0"]]
+    assert columns(["", "", "mean IU, %", "pixel acc., %"], lines, 80) == [[0, 1, 2, 3]]
+    assert columns(["", "", "mean IU, %", "pixel acc., %"], lines, 29) == [[0, 1, 2, 3]]  # 3 + 4 + 4 + 10 + 4 * 2
+    assert columns(["", "", "mean IU, %", "pixel acc., %"], lines, 28) == [[0, 1, 2], [0, 1, 3]]
 
 
 def test_works_take_turns() -> None:
@@ -582,7 +618,7 @@ def test_an_experiment_on_a_few_digits(
     assert found.conclusion.startswith("After 4")
     told = {"nets", "steps", "start", "images", "seeds", "optimizer", "learning rate", "batch", "samples"}
     assert told | {"classes scored"} <= set(found.conditions)
-    assert "each name one class only, so nothing may be concluded of their " in found.conclusion
+    assert "each name one class only, so that nothing may be concluded from their " in found.conclusion
 
 
 @pytest.mark.parametrize("run", [stages.table2, learning.fine_tuning])

@@ -141,11 +141,6 @@ class Comparison:
         return "above" if self.difference > 0 else "below"
 
     def __str__(self) -> str:
-        if self.empty:
-            return (
-                f"{self.first.label} and {self.second.label} each name one class only, so nothing may be concluded of "
-                f"their {self.first.measure}"
-            )
         unit = "points" if self.first.unit == "%" else self.first.unit
         sign = "+" if self.difference >= 0 else "-"
         size = f"{sign}{self._number(abs(self.difference))} {unit}".strip() + f" of {self.first.measure}"
@@ -182,9 +177,19 @@ def compare(rows: Sequence[Row], first: str, second: str, measure: str, *, paper
 
 def conclude(scale: str, comparisons: Sequence[Comparison]) -> str:
     """The sentence of an experiment: at which scale, then what was seen of each difference."""
-    known = any(comparison.margin is not None for comparison in comparisons)
-    caution = "" if known else ", once each, so that chance may explain any difference"
-    return f"{scale}{caution}: {'; '.join(map(str, comparisons))}."
+    told = [str(comparison) for comparison in comparisons if not comparison.empty]
+    known = any(comparison.margin is not None for comparison in comparisons if not comparison.empty)
+    caution = ", once each, so that chance may explain any difference" if told and not known else ""
+    empty = [row for one in comparisons if one.empty for row in (one.first, one.second)]
+    if empty:
+        labels, measures = (
+            dict.fromkeys(texts) for texts in zip(*((row.label, row.measure) for row in empty), strict=True)
+        )
+        told.append(
+            f"{' / '.join(labels)} each name one class only, so that nothing may be concluded from their "
+            f"{' and '.join(measures)}"
+        )
+    return f"{scale}{caution}: {'; '.join(told)}."
 
 
 def _margin(one: Row, other: Row, rows: Sequence[Row]) -> float | None:
@@ -213,6 +218,23 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             if any(cells) or source == "ours":
                 lines.append([label if source == "ours" else "", source, *cells])
     return headings, lines
+
+
+def columns(headings: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The columns of one or more tables that are each no wider than `width` characters, with two behind each column.
+
+    A heading may be broken between words, a cell may not; label and source come first in each.
+    """
+    least = [
+        max(len(text) for text in (*heading.split(), *(line[place] for line in lines), ""))
+        for place, heading in enumerate(headings)
+    ]
+    tables = [[0, 1]]
+    for place in range(2, len(headings)):
+        if len(tables[-1]) > 2 and sum(least[each] + 2 for each in (*tables[-1], place)) > width:
+            tables.append([0, 1])
+        tables[-1].append(place)
+    return tables
 
 
 def number(value: float | None, unit: str = "") -> str:

@@ -14,7 +14,7 @@ from fullyconv import charts
 from fullyconv.arguments import nearest
 from fullyconv.errors import FullyconvError
 from fullyconv.experiments import EXPERIMENTS, Experiment
-from fullyconv.experiments.findings import Findings, markdown, shown, table
+from fullyconv.experiments.findings import Findings, columns, markdown, shown, table
 from fullyconv.experiments.scenes import known_data
 from fullyconv.experiments.workbench import Settings, Workbench, write_json
 
@@ -258,16 +258,21 @@ def _terminal(result: Reproduction) -> str:
 
     headings, lines = table(result.findings.rows)
     experiment = EXPERIMENTS[result.settings.name]
-    grid = Table(box=None, pad_edge=False)
-    for place, heading in enumerate(headings):
-        grid.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place < 2)
-    for cells in lines:
-        grid.add_row(*cells)
     width = min(100, shutil.get_terminal_size().columns)
+    grids = []
+    for places in columns(headings, lines, width):
+        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for place in places:
+            longest = max(len(cells[place]) for cells in lines)
+            grid.add_column(headings[place], justify="left" if place < 2 else "right", min_width=longest)
+        for cells in lines:
+            grid.add_row(*(cells[place] for place in places))
+        grids.append(grid)
     console = Console(width=width, highlight=False)
     with console.capture() as captured:
         console.print(f"{experiment.title} ({experiment.source})\n", markup=False)
-        console.print(grid)
+        for number, grid in enumerate(grids):
+            console.print(*([""] if number else []), grid, sep="\n")
         console.print(f"\n{result.findings.conclusion}\n", markup=False)
         facts = {**result.findings.conditions, "kept in": str(result.out)}
         wide = max(map(len, facts)) + 2

@@ -132,10 +132,8 @@ def _planned(bench: Workbench, trials: Sequence[Trial], alike: Alike) -> dict[st
     images = min(len(trial.dataset.pairs("val")) for trial in trials)
     plan = schedule(costs, bench.seconds_left(), val=images, alike=alike)
     if (seconds := taken(costs, plan)) > bench.seconds_left():
-        bench.say(
-            f"{bench.settings.minutes:g} minutes are too short for this; every net gets the least steps, about "
-            f"{seconds / 60:.2g} minutes in all"
-        )
+        about = f", about {seconds / 60:.2g} minutes in all" if 60 * bench.settings.minutes >= LEAST_SECONDS else ""
+        bench.say(f"{bench.settings.minutes:g} minutes are too short for this; every net gets the least steps{about}")
     return asdict(plan)
 
 
