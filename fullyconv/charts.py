@@ -25,6 +25,7 @@ SCORE_COLORS = {
     "frequency_weighted_iou": "#3a8a5c",
 }
 FAR_APART = 20  # ratio from which on numbers stand on a logarithmic axis
+LEAST_POINTS = 20  # of percents that an axis shows
 MOST_NUMBERS = 25  # classes up to which each cell of a confusion matrix carries its number
 
 
@@ -162,72 +163,88 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any]] = ()) -> "Figure":
-    """Our numbers beside the paper's: a panel per measure, a line of dots per label; then a panel per kind of curve.
+    """Our numbers beside the paper's: a panel per measure, a line of dots per label; below, a panel per kind of curve.
+
+    A measure in which all labels are alike, ours and the paper's, has no panel.
 
     Args:
         rows: label, measure, unit, ours, repetitions; paper and released are numbers or None.
         lines: label, panel, across (the title of the horizontal axis), x and y.
     """
-    measures, panels = _unique(rows, "measure"), _unique(lines, "panel")
-    count = len(measures) + len(panels)
-    down = math.ceil(count / 3)
-    across = math.ceil(count / down)
-    high = max(1.1 + 0.3 * len(_unique(rows, "label")), 2.8 if lines else 0)
-    figure = _figure(2.9 * across + 1.6, high * down + 0.4)
-    grid = figure.subplots(down, across, squeeze=False).flatten().tolist()
-    before: list[str] = []
-    for place, (axes, measure) in enumerate(zip(grid, measures, strict=False)):
-        chosen = [row for row in rows if row["measure"] == measure]
-        _dots(axes, chosen)
-        if place % across and _unique(chosen, "label") == before:  # the panel at its left tells the labels
-            axes.tick_params(labelleft=False)
-        before = _unique(chosen, "label")
-    for axes, panel in zip(grid[len(measures) :], panels, strict=False):
+    labels, panels = _unique(rows, "label"), _unique(lines, "panel")
+    of_measure = {name: [row for row in rows if row["measure"] == name] for name in _unique(rows, "measure")}
+    told = [
+        chosen for chosen in of_measure.values() if len({row[by] for row in chosen for by in ("ours", "paper")}) > 1
+    ]
+    down, below = math.ceil(len(told) / 3), math.ceil(len(panels) / 3)
+    across = max(math.ceil(len(some) / height) for some, height in ((told, down), (panels, below)) if height)
+    heights = [1.1 + 0.3 * len(labels)] * down + [2.8] * below
+    figure = _figure(2.9 * across + 1.6, sum(heights) + 0.4)
+    grid = figure.subplots(len(heights), across, squeeze=False, height_ratios=heights)
+    dots, curves = grid[:down].flatten().tolist(), grid[down:].flatten().tolist()
+    for place, (axes, chosen) in enumerate(zip(dots, told, strict=False)):
+        _dots(axes, chosen, labels)
+        axes.tick_params(labelleft=place % across == 0)
+    for axes, panel in zip(curves, panels, strict=False):
         _lines(axes, [line for line in lines if line["panel"] == panel])
-    for axes in grid[:count]:
+    for axes in (*dots[: len(told)], *curves[: len(panels)]):
         axes.grid(color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)
         _without_box(axes)
-    for axes in grid[count:]:
+    for axes in (*dots[len(told) :], *curves[len(panels) :]):
         axes.set_visible(False)
-    if measures:
-        handles, names = _keys(grid[: len(measures)])
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    handles, names = _keys([*dots, *curves])
+    columns = len(names) if sum(map(len, names)) < 22 * across else 3
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return figure
 
 
-def _dots(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
-    """One measure: each label's repetitions, their mean, and what others say."""
-    places = range(len(rows) - 1, -1, -1)
-    for place, row in zip(places, rows, strict=True):
+def _dots(axes: "Axes", rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> None:
+    """One measure: each label's repetitions, their mean, and what others say; the first label on top."""
+    places = {label: place for place, label in enumerate(reversed(labels))}
+    for row in rows:
+        place = places[row["label"]]
         axes.plot(row["repetitions"], [place] * len(row["repetitions"]), "o", color=ACCENT, alpha=0.3, markersize=4)
-    axes.plot([row["ours"] for row in rows], places, "o", color=ACCENT, markersize=6, label="ours")
-    for source, shape in (("paper", "D"), ("released", "s")):
-        told = [(row[source], place) for place, row in zip(places, rows, strict=True) if row[source] is not None]
+    styles = {"ours": ("o", ACCENT, 6), "paper": ("D", "none", 7), "released": ("s", "none", 7)}
+    for source, (shape, inside, size) in styles.items():
+        told = [(row[source], places[row["label"]]) for row in rows if row[source] is not None]
         if told:
             values, where = zip(*told, strict=True)
-            axes.plot(values, where, shape, color=SECOND, markerfacecolor="none", markersize=7, label=source)
-    shown = [value for row in rows for value in (row["ours"], row["paper"]) if value is not None and value > 0]
-    if shown and max(shown) > FAR_APART * min(shown):
+            color = ACCENT if source == "ours" else SECOND
+            axes.plot(values, where, shape, color=color, markerfacecolor=inside, markersize=size, label=source)
+    unit = rows[0]["unit"]
+    given = [(row["ours"], row["paper"], row["released"], *row["repetitions"]) for row in rows]
+    shown = [value for values in given for value in values if value is not None and not math.isnan(value)]
+    if shown and unit != "%" and max(shown) > FAR_APART * min(shown) > 0:
         axes.set_xscale("log")
+        axes.set_xlim(min(shown) / 1.6, max(shown) * 1.6)
         _plain_ticks(axes.xaxis)
-    axes.set_yticks(places, [_short(row["label"]) for row in rows], fontsize=9)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    unit = f", {rows[0]['unit']}" if rows[0]["unit"] else ""
-    axes.set_title(_wrapped(f"{rows[0]['measure']}{unit}"), loc="left", fontsize=11)
+    elif shown:
+        axes.set_xlim(_extent(min(shown), max(shown), LEAST_POINTS if unit == "%" else max(shown) / 2))
+        axes.locator_params(axis="x", nbins=5)
+    axes.set_yticks(list(places.values()), list(map(_short, places)), fontsize=9)
+    axes.set_ylim(-0.6, len(labels) - 0.4)
+    axes.set_title(_wrapped(f"{rows[0]['measure']}{f', {unit}' if unit else ''}"), loc="left", fontsize=11)
+
+
+def _extent(low: float, high: float, least: float) -> tuple[float, float]:
+    """The ends of an axis for numbers from `low` to `high`: not so near that a small difference looks great.
+
+    Zero is as far as the room that is left beside them goes.
+    """
+    margin = 0.06 * max(high - low, least)
+    spare = max(0.0, least - (high - low)) / 2 + margin
+    return max(low - spare, min(0.0, low - margin)), high + spare
 
 
 def _lines(axes: "Axes", lines: Sequence[Mapping[str, Any]]) -> None:
     """One panel of curves; a label keeps its colour from panel to panel."""
     colors = dict(zip(_unique(lines, "label"), (*SCORE_COLORS.values(), *["black"] * len(lines)), strict=False))
-    drawn = set()
     for line in lines:
-        name = line["label"] if line["label"] not in drawn else None
-        drawn.add(line["label"])
-        axes.plot(line["x"], line["y"], color=colors[line["label"]], linewidth=1.5, alpha=0.8, label=name)
+        color = colors[line["label"]]
+        axes.plot(line["x"], line["y"], color=color, linewidth=1.5, alpha=0.8, label=line["label"])
     axes.set_title(_wrapped(lines[0]["panel"]), loc="left", fontsize=11)
     axes.set_xlabel(lines[0]["across"])
-    axes.legend(frameon=False, fontsize=9)
 
 
 def _keys(panels: Sequence["Axes"]) -> tuple[list[Any], list[str]]:
@@ -273,10 +290,11 @@ def _smoothed(values: Array) -> Array:
 
 
 def _plain_ticks(axis: "Axis") -> None:
-    """Writes the numbers of a logarithmic axis as people do: 0.2, not 2 x 10^-1."""
+    """Writes the numbers of a logarithmic axis as people do, 0.2, not 2 x 10^-1; over two decades, only tens."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -56,8 +56,8 @@ def test_a_comparison_has_a_panel_per_measure_and_kind_of_curve() -> None:
     figure = charts.comparison(rows, lines)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title(loc="left") for axes in shown] == ["mean IU, %", "time, %", "loss", "error"]
-    assert [text.get_text() for text in shown[2].get_legend().get_texts()] == ["a", "b"]
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"ours", "paper"}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "paper", "a", "b"]
+    assert [len(axes.get_yticks()) for axes in shown[:2]] == [2, 2]  # all labels, though one has no time
 
 
 def test_the_first_row_of_a_comparison_stands_on_top() -> None:
@@ -66,9 +66,43 @@ def test_the_first_row_of_a_comparison_stands_on_top() -> None:
     assert places["a"] > places["b"]
 
 
-def test_numbers_far_apart_stand_on_a_logarithmic_axis() -> None:
-    def scale(paper: float) -> str:
-        return str(charts.comparison([row("a", "time", 10, paper=paper)]).axes[0].get_xscale())
+def test_numbers_far_apart_stand_on_a_logarithmic_axis_unless_they_are_percents() -> None:
+    def scale(paper: float, unit: str) -> str:
+        return str(
+            charts.comparison([row("a", "time", 10, paper=paper) | {"unit": unit, "repetitions": [10]}])
+            .axes[0]
+            .get_xscale()
+        )
 
-    assert scale(paper=199) == "linear"
-    assert scale(paper=201) == "log"
+    assert scale(paper=199, unit="ms") == "linear"
+    assert scale(paper=201, unit="ms") == "log"
+    assert scale(paper=201, unit="%") == "linear"
+
+
+def test_a_small_difference_does_not_fill_the_axis() -> None:
+    def extent(*values: float) -> tuple[float, float]:
+        rows = [row(str(value), "mean IU", value) | {"repetitions": [value]} for value in values]
+        return charts.comparison(rows).axes[0].get_xlim()
+
+    assert extent(40, 40) == pytest.approx((28.8, 51.2))
+    assert extent(40, 42) == pytest.approx((29.8, 52.2))
+    assert extent(40, 80) == pytest.approx((37.6, 82.4))
+    assert extent(3, 3)[0] == 0
+    assert extent(0, 100) == pytest.approx((-6, 106))
+
+
+def test_a_measure_in_which_all_are_alike_has_no_panel() -> None:
+    rows = [
+        row(label, measure, 32, paper=paper) for label in "ab" for measure, paper in (("stride", 32), ("field", 404))
+    ]
+    assert [axes.get_title(loc="left") for axes in charts.comparison(rows).axes] == ["field, %"]
+
+
+def test_ticks_over_many_decades_are_tens() -> None:
+    def ticks(paper: float) -> list[float]:
+        axis = charts.comparison([row("a", "time", 1, paper=paper) | {"unit": "ms", "repetitions": [1]}]).axes[0].xaxis
+        low, high = axis.get_view_interval()
+        return [tick for tick in axis.get_majorticklocs().tolist() if low <= tick <= high]
+
+    assert ticks(paper=30) == [1, 2, 5, 10, 20]
+    assert ticks(paper=3000) == [1, 10, 100, 1000]
