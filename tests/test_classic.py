@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from scenes import squares
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
@@ -249,13 +249,8 @@ def test_torchvisions_layers_are_found_by_position():
 
 
 def test_the_command_trains_saves_and_loads_caffes_geometry(tmp_path):
-    random = np.random.default_rng(0)
-    for number in range(4):
-        for kind, top, shape in (("images", 255, (40, 56, 3)), ("masks", 2, (40, 56))):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            Image.fromarray(random.integers(0, top, shape, dtype=np.uint8)).save(tmp_path / kind / f"{number}.png")
     train(
-        tmp_path,
+        squares(tmp_path / "data", train=3, val=1),
         model="fcn16s-mini",
         geometry="caffe",
         upscore="all",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import save
 
 import fullyconv.doctor
 from fullyconv.datasets import Dataset, Pair, open_dataset
@@ -20,12 +21,6 @@ from fullyconv.labels import LabelSet
 Array = np.ndarray[Any, Any]
 BINARY = LabelSet(("background", "crack"))
 PATCH = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
-
-
-def save(path: Path, pixels: Array, **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
 
 
 def photo(seed: int, height: int = 2, width: int = 3) -> Array:

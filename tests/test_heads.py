@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scenes import save
 from torch import nn
 
 from fullyconv import cli
@@ -49,8 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         things[:2] = sides[:, :3] = 255 if number else 0
         image = np.stack([things * 60, things * 20, sides * 100], 2) + random.integers(0, 30, (48, 64, 3), np.uint8)
         for kind, pixels in (("images", image), ("things", things), ("sides", sides)):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / kind / split / f"{number}.png")
+            save(root / kind / split / f"{number}.png", pixels.astype(np.uint8))
     return root
 
 

@@ -8,6 +8,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from scenes import save
 from torch import nn
 
 from fullyconv import cli
@@ -186,8 +187,7 @@ def test_towers_start_from_runs_by_command(tmp_path):
             ("depth", random.integers(0, 9000, (32, 48), np.uint16)),
             ("truth", random.integers(0, 2, (32, 48), np.uint8)),
         ):
-            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "data" / kind / f"{number}.png")
+            save(tmp_path / "data" / kind / f"{number}.png", pixels)
     short = ["--model", TINY, "--steps", "1", "--batch", "2", "--workers", "0", "--validations", "1", "--no-report"]
     data = f"folder:{tmp_path / 'data'}?masks=truth/{{name}}.png&images="
     runs = [str(tmp_path / name) for name in ("color-run", "depth-run", "fused")]

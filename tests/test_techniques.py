@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
+from scenes import squares
 from thin import make_thin
 from torch import Tensor, nn
 
@@ -30,19 +30,7 @@ TINY = "fcn16s-test_resnet"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures of a bright square on noise, four to train on and two to validate."""
-    root = tmp_path_factory.mktemp("squares")
-    random = np.random.default_rng(0)
-    for number in range(6):
-        split = "train" if number < 4 else "val"
-        pixels = random.integers(0, 120, (40, 48, 3), dtype=np.uint8)
-        mask = np.zeros((40, 48), np.uint8)
-        pixels[8:32, 8:32] += 120
-        mask[8:32, 8:32] = 1
-        for kind, array in (("images", pixels), ("masks", mask)):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(root / kind / split / f"{number}.png")
-    (root / "classes.txt").write_text("ground\nsquare\n")
-    return root
+    return squares(tmp_path_factory.mktemp("squares"), train=4, val=2)
 
 
 def test_output_layer_tuning_changes_nothing_else(data: Path, tmp_path: Path):

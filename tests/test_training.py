@@ -20,6 +20,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from scenes import save, squares
 
 from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.errors import FullyconvError
@@ -43,21 +44,7 @@ SHORT = ["--model", TINY, "--steps", "12", "--batch", "4", "--crop", "[32,32]", 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen pictures of a bright square on noise, twelve to train on and four to validate."""
-    root = tmp_path_factory.mktemp("squares")
-    random = np.random.default_rng(0)
-    for number in range(16):
-        split = "train" if number < 12 else "val"
-        pixels = random.integers(0, 120, (48, 64, 3), dtype=np.uint8)
-        mask = np.zeros((48, 64), np.uint8)
-        top, left = random.integers(0, 24), random.integers(0, 40)
-        pixels[top : top + 24, left : left + 24] += 120
-        mask[top : top + 24, left : left + 24] = 1
-        mask[:2] = 255
-        for kind, array in (("images", pixels), ("masks", mask)):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(root / kind / split / f"{number:02d}.png")
-    (root / "classes.txt").write_text("ground\nsquare\n")
-    return root
+    return squares(tmp_path_factory.mktemp("squares"), train=12, val=4, size=(48, 64))
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -258,16 +245,15 @@ def test_a_run_resumes_on_its_own_data_only(data, whole, tmp_path):
     shutil.copytree(data, other)
     (other / "images" / "train" / "00.png").unlink()
     (other / "masks" / "train" / "00.png").unlink()
-    with pytest.raises(FullyconvError, match="SEG-T009"):
+    with pytest.raises(FullyconvError, match=r"SEG-T009 .*\(train: 12, val: 4\); .*other \(train: 11, val: 4\)"):
         train(other, out=whole, resume=True)
 
 
 def test_another_set_may_be_validated_on(data, tmp_path):
     other = tmp_path / "other"
     for number in range(3):
-        for kind, pixels in (("images", np.full((40, 40, 3), number, np.uint8)), ("masks", np.eye(40, dtype=np.uint8))):
-            (other / kind / "val").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(other / kind / "val" / f"{number}.png")
+        save(other / "images" / "val" / f"{number}.png", np.full((40, 40, 3), number, np.uint8))
+        save(other / "masks" / "val" / f"{number}.png", np.eye(40, dtype=np.uint8))
     shutil.copy(data / "classes.txt", other)
     shutil.copy(data / "masks" / "val" / "12.png", other / "masks" / "val" / "12.png")  # 255 is ignored here, too
     shutil.copy(data / "images" / "val" / "12.png", other / "images" / "val" / "12.png")
