@@ -8,12 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
+from scenes import squares
 
 from fullyconv.errors import FullyconvError
 from fullyconv.prediction import load
@@ -27,20 +26,7 @@ SETTINGS = {"recipe": "heavy", "reduction": "mean", "lr": 0.01, "batch": 2, "val
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six pictures of a bright square on noise, four to train on and two to validate."""
-    root = tmp_path_factory.mktemp("squares")
-    random = np.random.default_rng(0)
-    for number in range(6):
-        split = "train" if number < 4 else "val"
-        pixels = random.integers(0, 120, (40, 48, 3), dtype=np.uint8)
-        mask = np.zeros((40, 48), np.uint8)
-        top, left = random.integers(0, 16), random.integers(0, 24)
-        pixels[top : top + 24, left : left + 24] += 120
-        mask[top : top + 24, left : left + 24] = 1
-        for kind, array in (("images", pixels), ("masks", mask)):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(root / kind / split / f"{number}.png")
-    (root / "classes.txt").write_text("ground\nsquare\n")
-    return root
+    return squares(tmp_path_factory.mktemp("squares"), train=4, val=2)
 
 
 @pytest.fixture(scope="module")
