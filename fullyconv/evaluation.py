@@ -32,6 +32,7 @@ from fullyconv.labels import LabelSet
 from fullyconv.mask_folders import holds_indices, matched, read_prediction
 from fullyconv.prediction import Segmenter, opened
 from fullyconv.report import write_report
+from fullyconv.wording import counted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -151,7 +152,7 @@ class Report:
 
         console = Console(width=min(100, shutil.get_terminal_size().columns), highlight=False)
         with console.capture() as captured:
-            for line in (f"{self.title}: {len(self.tally.names)} images, scores in percent", *self.notes):
+            for line in (f"{self.title}: {counted(len(self.tally.names), 'image')}, scores in percent", *self.notes):
                 console.print(line, soft_wrap=True, markup=False)
             for table in _tables(self.to_json()):
                 console.print()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.errors import FullyconvError
+from fullyconv.wording import counted
 
 Color = tuple[int, int, int]
 Raw = int | Color
@@ -88,7 +89,7 @@ class LabelSet:
         if illegal:
             counts = np.bincount(positions, weights=lengths, minlength=len(keys))
             shown = {self._shown(key): int(counts[np.searchsorted(keys, key)]) for key in illegal}
-            listed = ", ".join(f"{value} ({count} pixels)" for value, count in list(shown.items())[:5])
+            listed = ", ".join(f"{value} ({counted(count, 'pixel')})" for value, count in list(shown.items())[:5])
             more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
             raise FullyconvError(
                 "SEG-D010",

@@ -16,6 +16,7 @@ from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
 from fullyconv.errors import FullyconvError
+from fullyconv.wording import counted
 
 Absent = Literal["paper", "target", "zero", "one", "nan"]
 
@@ -267,7 +268,7 @@ def _refuse_illegal(target: Tensor, pred: Tensor, num_classes: int, ignore_index
 
 def _listed(values: Tensor) -> str:
     distinct, counts = (column.tolist() for column in torch.unique(values, return_counts=True))
-    shown = [f"{value} ({count} pixels)" for value, count in zip(distinct[:5], counts[:5], strict=True)]
+    shown = [f"{value} ({counted(count, 'pixel')})" for value, count in zip(distinct[:5], counts[:5], strict=True)]
     return ", ".join(shown) + (f" and {len(distinct) - 5} more" if len(distinct) > 5 else "")
 
 

@@ -23,6 +23,7 @@ from fullyconv.kernels import upsample_argmax
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN
 from fullyconv.models.heads import head_of
+from fullyconv.wording import counted
 
 Tiling = int | Literal["auto", "none"]
 
@@ -324,7 +325,9 @@ def predict_files(
     names = _names(files)
     taken = [file for name in names for file in _outputs(out, name) if file.exists()]
     if taken:
-        raise FullyconvError("SEG-P003", f"{len(taken)} files exist already, such as {taken[0]}; choose another --out")
+        raise FullyconvError(
+            "SEG-P003", f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out"
+        )
     mixing = segmenter.model.global_operations
     if mixing and tile != "none":
         print(

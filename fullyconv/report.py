@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from fullyconv import charts, metrics
+from fullyconv.wording import counted
 
 WIDEST = 1400  # pixels; wider pictures are reduced for the page, the files keep their size
 SHOWN_VALUES = 12  # of a list, such as the class weights
@@ -123,7 +124,8 @@ def _headline(folder: Path, values: Mapping[str, Any], plan: Mapping[str, Any]) 
         for name in ("mean_iou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou")
     )
     low, high = values.get("mean_iou_interval", (None, None))
-    counted = f"Percent, over {values['images']} images and {len(values['classes'])} classes, at the size of the masks."
+    images, classes = counted(values["images"], "image"), counted(len(values["classes"]), "class")
+    scored = f"Percent, over {images} and {classes}, at the size of the masks."
     interval = (
         f" Had other images of the same kind been drawn, mean IoU would lie between {_percent(low)} and "
         f"{_percent(high)} in 95 of 100 cases (bootstrap over images)."
@@ -133,7 +135,7 @@ def _headline(folder: Path, values: Mapping[str, Any], plan: Mapping[str, Any]) 
     notes = "".join(f"<p>{html.escape(note)}.</p>" for note in values.get("notes", []))
     return (
         f"<h1>{html.escape(title)}</h1><p class=quiet>{'<br>'.join(about)}</p>"
-        f"<div class=tiles>{tiles}</div><p class=quiet>{counted}{interval}</p>{notes}"
+        f"<div class=tiles>{tiles}</div><p class=quiet>{scored}{interval}</p>{notes}"
     )
 
 

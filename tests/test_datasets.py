@@ -454,7 +454,7 @@ def test_unpaired_files_are_noted(tmp_path: Path) -> None:
     save(tmp_path / "masks" / "widower.png", PATCH)
     dataset = open_dataset(tmp_path)
     assert {path.name for path in dataset.unpaired} == {"widow.jpg", "widower.png"}
-    assert any(note.startswith("SEG-D021  2 files found no partner") for note in dataset.notes)
+    assert any(note.startswith("SEG-D021  2 files without a partner") for note in dataset.notes)
 
 
 def test_unlabelled_test_images_are_a_split(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_colours_for_classes_coded_by_number_are_an_error_and_left_out(tmp_path:
     dataset = sound(tmp_path / "data", PATCH, photo(5), PATCH)
     assert "holds colours" in only(examine(dataset).errors, "SEG-D010").message
     notes = write_cleaned(dataset, tmp_path / "clean")
-    assert notes[1] == "1 pairs could not be mended and were left out: 001"
+    assert notes[1] == "1 pair beyond mending, left out: 001"
 
 
 def test_foreground_read_as_ignored_is_an_error_and_mended(tmp_path: Path) -> None:

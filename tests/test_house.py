@@ -18,7 +18,7 @@ PACKAGE = ROOT / "fullyconv"
 
 # Imports go down: a room may import rooms that stand on a lower line, and its own.
 FLOORS = (
-    ("errors", "geometry", "means"),
+    ("errors", "geometry", "means", "wording"),
     ("labels", "arguments"),
     ("drawing", "images", "kernels", "losses", "metrics", "sampling", "surgery", "transforms"),
     ("charts", "datasets", "hha", "models"),

@@ -49,7 +49,7 @@ def test_decode_inverts_encode_on_random_masks() -> None:
 def test_unknown_values_are_counted_and_told() -> None:
     raw = np.array([[0, 1, 9, 9], [9, 4, 0, 0]], np.uint8)
     with pytest.raises(
-        FullyconvError, match=r"SEG-D010  holds values .*: 4 \(1 pixels\), 9 \(3 pixels\); known: 0, 1, 255"
+        FullyconvError, match=r"SEG-D010  holds values .*: 4 \(1 pixel\), 9 \(3 pixels\); known: 0, 1, 255"
     ):
         LabelSet(("a", "b")).encode(raw)
 
@@ -57,7 +57,7 @@ def test_unknown_values_are_counted_and_told() -> None:
 def test_unknown_colours_are_told_in_hexadecimal() -> None:
     raw = np.array([[[1, 2, 254]]], np.uint8)
     with pytest.raises(
-        FullyconvError, match=r"holds colours .*: #0102FE \(1 pixels\); known: #0000FF, #804080, #000000"
+        FullyconvError, match=r"holds colours .*: #0102FE \(1 pixel\); known: #0000FF, #804080, #000000"
     ):
         COLORED.encode(raw)
 

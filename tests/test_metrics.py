@@ -201,7 +201,7 @@ def test_an_illegal_truth_is_refused_not_dropped(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
 def test_an_illegal_prediction_is_refused_not_dropped(dtype: torch.dtype) -> None:
     pred = torch.tensor([0, 0, 1, 3]).to(dtype)
-    with pytest.raises(FullyconvError, match=r"SEG-E002 .* 3 \(1 pixels\); expected 0 to 2"):
+    with pytest.raises(FullyconvError, match=r"SEG-E002 .* 3 \(1 pixel\); expected 0 to 2"):
         confusion_matrix(torch.tensor([0, 0, 1, 1]).to(dtype), pred, 3)
 
 

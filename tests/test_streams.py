@@ -153,7 +153,7 @@ def test_each_tower_starts_from_a_file_of_its_own(tmp_path):
             start_from(fused, *mixed)
     with pytest.raises(FullyconvError, match=r"SEG-M041.*3 weight files.*2 streams"):
         start_from(fused, *files, files[0])
-    with pytest.raises(FullyconvError, match=r"SEG-M041.*2 weight files.*1 streams"):
+    with pytest.raises(FullyconvError, match=r"SEG-M041.*2 weight files.*1 stream;"):
         start_from(first, *files)
 
 

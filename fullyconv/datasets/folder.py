@@ -24,6 +24,7 @@ from fullyconv.datasets.dataset import (
 )
 from fullyconv.errors import FullyconvError
 from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from fullyconv.wording import counted
 
 Role = Literal["image", "mask", "other"]
 
@@ -495,7 +496,8 @@ def _told_unpaired(root: Path, left: Sequence[Path]) -> list[str]:
         return []
     examples = ", ".join(str(path.relative_to(root)) for path in left[:3])
     return [
-        f"SEG-D021  {len(left)} files found no partner and are left out: {examples}{', ...' if len(left) > 3 else ''}"
+        f"SEG-D021  {counted(len(left), 'file')} without a partner, left out: {examples}"
+        + (", ..." if len(left) > 3 else "")
     ]
 
 

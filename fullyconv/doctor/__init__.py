@@ -15,6 +15,7 @@ from fullyconv.doctor.mending import is_smoothed, reads_foreground_as_ignored, t
 from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.images import Header
 from fullyconv.labels import LabelSet, Raw
+from fullyconv.wording import counted
 
 __all__ = ["Examination", "Finding", "check", "examine"]
 
@@ -94,7 +95,7 @@ def _missing(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[
     files = [path for one in observations for path in one.missing]
     if files:
         where = _relative(dataset, files[0])
-        told = f"{where} is listed, but is not there; {len(files)} listed files are missing"
+        told = f"{where} is listed, but is not there; {counted(len(files), 'listed file')} missing in all"
         cure = f"add the files, take them off the list, or {FIX} leaves them out"
         yield _finding(dataset, "SEG-D021", files, told, cure)
 
@@ -161,7 +162,7 @@ def _illegal_values(dataset: Dataset, examined: Sequence[Observation]) -> Iterab
     strays = Counter({raw: count for raw, count in total_counts(broken).items() if raw not in known})
     share = strays.total() / sum(total_counts(examined).values())
     where = _relative(dataset, broken[0].mask_path)
-    worst = ", ".join(f"{shown(raw)} ({count} pixels)" for raw, count in strays.most_common(5))
+    worst = ", ".join(f"{shown(raw)} ({counted(count, 'pixel')})" for raw, count in strays.most_common(5))
     more = ", ..." if len(strays) > 5 else ""
     kind = "colours" if any(isinstance(raw, tuple) for raw in strays) else "values"
     told = (
@@ -327,8 +328,8 @@ def _duplicates(dataset: Dataset, observations: Sequence[Observation]) -> Iterab
         image, (like, before, split) = next(iter(doubles.items()))
         where, other = _relative(dataset, image), _relative(dataset, like.image)
         told = (
-            f"{where} ({split}) is the same picture as {other} ({before}); {len(doubles)} pictures are in two "
-            "splits, and scores on them flatter"
+            f"{where} ({split}) is the same picture as {other} ({before}); "
+            f"{counted(len(doubles), 'picture')} in two splits, and scores on them flatter"
         )
         yield _finding(dataset, "SEG-D018", list(doubles), told, "take them out of one of the splits")
 
@@ -339,7 +340,9 @@ def _mixed_channels(dataset: Dataset, observations: Sequence[Observation]) -> It
     if 0 < len(grey) < len(read):
         rarer = grey if 2 * len(grey) <= len(read) else [one for one in read if one not in grey]
         where = _relative(dataset, rarer[0].pair.image)
-        told = f"{len(grey)} images are grey and {len(read) - len(grey)} in colour; {where} is one of the fewer"
+        told = (
+            f"{counted(len(grey), 'grey image')} beside {len(read) - len(grey)} in colour; {where} is one of the fewer"
+        )
         cure = "nothing, if the images to come will be mixed, too"
         yield _finding(dataset, "SEG-D019", [one.pair.image for one in rarer], told, cure)
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from fullyconv.errors import FullyconvError
+from fullyconv.wording import counted
 
 WIDTH = 100
 MOST_CLASSES_SHOWN = 30
@@ -87,7 +88,7 @@ class Examination:
         if not self.errors:
             return
         first, others = self.errors[0], len(self.errors) - 1
-        more = f" ({others} more {'error' if others == 1 else 'errors'}: see fullyconv check)" if others else ""
+        more = f" ({counted(others, 'more error')}: see fullyconv check)" if others else ""
         raise FullyconvError(first.code, f"{first.message}; {first.fix}{more}")
 
     def with_notes(self, *notes: str) -> "Examination":
@@ -96,13 +97,13 @@ class Examination:
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{split} {count}" for split, count in self.splits.items())
-        parts = [f"{self.title}: {_counted(len(self.classes), 'class', 'classes')}; {sizes}", self._table()]
+        parts = [f"{self.title}: {counted(len(self.classes), 'class')}; {sizes}", self._table()]
         parts += [textwrap.fill(f"note  {note}", WIDTH, subsequent_indent=" " * 6) for note in self.notes]
         parts += [f"warning {finding}" for finding in self.warnings]
         parts += [f"error   {finding}" for finding in self.errors]
-        errors = _counted(len(self.errors), "error", "errors") if self.errors else "No errors"
+        errors = counted(len(self.errors), "error") if self.errors else "No errors"
         decoded = f"; {self.examined} of {self.masks} masks decoded" if self.examined < self.masks else ""
-        parts.append(f"{errors}, {_counted(len(self.warnings), 'warning', 'warnings')}{decoded}.")
+        parts.append(f"{errors}, {counted(len(self.warnings), 'warning')}{decoded}.")
         return "\n\n".join(part for part in parts if part)
 
     def _table(self) -> str:
@@ -120,7 +121,3 @@ class Examination:
 def _percent(part: int, whole: int) -> str:
     """A share to a tenth of a percent, without rounding something to nothing."""
     return "<0.1%" if 0 < part < whole / 2000 else f"{part / max(1, whole):.1%}"
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

@@ -20,6 +20,7 @@ from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.errors import FullyconvError
 from fullyconv.images import TURNS, read_mask, write_mask
 from fullyconv.labels import LabelSet, Raw
+from fullyconv.wording import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -63,11 +64,12 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
         raise
     left_out = [one.pair for one, written in zip(observations, usable, strict=True) if not written]
     notes = [
-        f"{out} is a cleaned copy of {dataset.root}: {len(kept)} pairs, masks as index PNGs, classes in classes.json"
+        f"{out} is a cleaned copy of {dataset.root}: {counted(len(kept), 'pair')}, masks as index PNGs, classes in "
+        "classes.json"
     ]
     if left_out:
         names = ", ".join(pair.name for pair in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        notes.append(f"{len(left_out)} pairs could not be mended and were left out: {names}")
+        notes.append(f"{counted(len(left_out), 'pair')} beyond mending, left out: {names}")
     return tuple(notes)
 
 

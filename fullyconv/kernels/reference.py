@@ -10,6 +10,7 @@ from torch import Tensor
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.kernels.taps import matrix, taps
+from fullyconv.wording import counted
 
 Size = tuple[int, int]
 
@@ -79,8 +80,8 @@ def refuse_illegal(target: Integer[Tensor, "n height width"], classes: int, igno
     values = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
     if len(values) == 0:
         return
-    found, counts = torch.unique(values, return_counts=True)
-    listed = ", ".join(f"{value} ({count} pixels)" for value, count in zip(found[:5], counts, strict=False))
+    found, counts = (column.tolist() for column in torch.unique(values, return_counts=True))
+    listed = ", ".join(f"{value} ({counted(count, 'pixel')})" for value, count in zip(found[:5], counts, strict=False))
     raise FullyconvError(
         "SEG-T030",
         f"the target holds values outside 0 ... {classes - 1} that are not ignored ({ignore_index}): {listed}"

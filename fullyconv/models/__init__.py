@@ -24,6 +24,7 @@ from fullyconv.models.streams import LateFusion
 from fullyconv.models.trunks import TimmTrunk, in_bands, unreachable
 from fullyconv.models.weights import Weights, read_weights
 from fullyconv.surgery import Transplant, trace, transplant
+from fullyconv.wording import counted
 
 __all__ = [
     "FCN",
@@ -248,7 +249,8 @@ def start_from(model: FCN, *files: Path) -> Transplant:
     if len(files) not in (1, len(towers)):
         raise FullyconvError(
             "SEG-M041",
-            f"got {len(files)} weight files for a network of {len(towers)} streams; give one for each, or one for all",
+            f"got {counted(len(files), 'weight file')} for a network of {counted(len(towers), 'stream')}; give one for "
+            "each, or one for all",
         )
     whole = [each.file for each in weights if any(name.startswith("towers.") for name in each.tensors)]
     if whole and len(files) > 1:
