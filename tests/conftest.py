@@ -17,9 +17,13 @@ from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 
-# beartype knows NDArray[Any], but not its long spelling; and an int is a float to it, as to mypy, only when told.
+# beartype knows NDArray[Any], but not its long spelling; and an int is a float to it, as to mypy, only when told. The
+# sizes of a graph that is being exported are symbols.
 checked = beartype(
-    conf=BeartypeConf(is_pep484_tower=True, hint_overrides=FrozenDict({np.ndarray[Any, Any]: np.ndarray}))
+    conf=BeartypeConf(
+        is_pep484_tower=True,
+        hint_overrides=FrozenDict({np.ndarray[Any, Any]: np.ndarray, int: int | torch.SymInt}),
+    )
 )
 
 # Under test every annotation is checked at run time, tensor shapes included; users never pay for this.

@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 
 from fullyconv.geometry import Grid
-from fullyconv.kernels import reference
+from fullyconv.kernels import graph, reference
 
 __all__ = ["upsample", "upsample_argmax", "upsample_cross_entropy"]
 
@@ -32,6 +32,8 @@ def upsample(
         Logits in float32, or in float64 for float64 scores. A cell of weight zero is not read, so an infinity stays
         within one cell of its own. The gradient is deterministic on every device.
     """
+    if torch.compiler.is_exporting():
+        return graph.upsample(scores, size, grid=grid)
     _refuse_impossible(scores, size)
     return reference.upsample(scores, size, grid=grid)
 

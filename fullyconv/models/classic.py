@@ -257,7 +257,8 @@ class ClassicFCN(FCN):
 
 
 def _cropped(score: Tensor, offset: int, size: tuple[int, int]) -> Tensor:
-    return score[:, :, offset : offset + size[0], offset : offset + size[1]]
+    height, width = (torch.sym_min(side, have - offset) for side, have in zip(size, score.shape[2:], strict=True))
+    return score.narrow(2, offset, height).narrow(3, offset, width)
 
 
 def _deconvolved(coarse: Grid, fine: Grid) -> Grid:

@@ -62,22 +62,28 @@ class Upscore(nn.Module):
             size: Height and width of the fine map.
         """
         before = max(0, math.ceil(self.offset / self.factor))
-        after = [
-            max(0, math.ceil((fine - 1 - self.offset) / self.factor) - (cells - 1))
-            for fine, cells in zip(size, scores.shape[2:], strict=True)
-        ]
-        wide = self.spread(_extended(_extended(scores, 2, before, after[0]), 3, before, after[1]))
+        for axis, fine in zip((2, 3), size, strict=True):
+            scores = _extended(scores, axis, before, self._last_cell(fine))
         first = self.factor * before + self.lead
-        return wide[:, :, first : first + size[0], first : first + size[1]]
+        return self.spread(scores).narrow(2, first, size[0]).narrow(3, first, size[1])
+
+    def _last_cell(self, fine: int) -> int:
+        """The coarse cell on or after the last of `fine` fine ones: whole numbers, as sizes are in an exported graph."""
+        unit = self.offset.denominator
+        return (unit * (fine - 1 + self.factor) - self.offset.numerator - 1) // (unit * self.factor)
 
     def spread(self, scores: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k wide_h wide_w"]:
         """The whole transposed convolution, uncropped, of a map that is zero beyond its border."""
         return F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.factor, groups=scores.shape[1])
 
 
-def _extended(scores: Tensor, dim: int, before: int, after: int) -> Tensor:
-    """The map with its first and last row or column repeated; unlike `F.pad`, with a deterministic gradient on GPUs."""
-    parts = [scores.narrow(dim, 0, 1)] * before + [scores] + [scores.narrow(dim, scores.shape[dim] - 1, 1)] * after
+def _extended(scores: Tensor, dim: int, before: int, last: int) -> Tensor:
+    """The map from `before` cells ahead of it to cell `last` or beyond, its first and last row or column repeated."""
+    cells = scores.shape[dim]
+    if torch.compiler.is_exporting():  # whether anything is missing depends on the size, and the graph is for all sizes
+        return scores.index_select(dim, torch.arange(-before, last + 1, device=scores.device).clamp(0, cells - 1))
+    # Unlike the gradients of `F.pad` and `index_select`, that of `cat` is deterministic on GPUs.
+    parts = [scores.narrow(dim, 0, 1)] * before + [scores] + [scores.narrow(dim, cells - 1, 1)] * (last + 1 - cells)
     return torch.cat(parts, dim) if len(parts) > 1 else scores
 
 
@@ -213,11 +219,14 @@ class FCN(nn.Module):
 
     def _padded(self, image: Tensor) -> Tensor:
         bottom, right = (_missing(size, self.least_size, self.size_multiple) for size in image.shape[2:])
-        return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+        if torch.compiler.is_exporting() or bottom or right:
+            return F.pad(image, (0, right, 0, bottom))
+        return image
 
 
 def _missing(size: int, least: int, multiple: int) -> int:
-    return max(least, math.ceil(size / multiple) * multiple) - size
+    whole = (size + multiple - 1) // multiple * multiple
+    return torch.sym_max(least, whole) - size  # type: ignore[return-value]
 
 
 def zero_score_layer(channels: int, num_classes: int) -> nn.Conv2d:
