@@ -19,7 +19,7 @@ from torch import Tensor
 from fullyconv import kernels
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
-from fullyconv.kernels import cpu, loops, reference
+from fullyconv.kernels import cpu, graph, loops, reference
 
 SIZES = [
     ((6, 8), (48, 64)),
@@ -82,6 +82,14 @@ def test_upsample_on_a_grid_reads_where_the_grid_says() -> None:
     row = torch.tensor([0.0, 4.0, 12.0]).expand(1, 1, 3, 3)
     upsampled = kernels.upsample(row, (1, 9), grid=Grid(Fraction(4), Fraction(-1)))
     assert upsampled.flatten().tolist() == [1, 2, 3, 4, 6, 8, 10, 12, 12]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(("cells", "size"), SIZES)
+def test_graphs_upsample_as_the_reference(cells: tuple[int, int], size: tuple[int, int], grid: Grid | None) -> None:
+    scores = torch.randn(2, 7, *cells)
+    expected = reference.upsample(scores, size, grid=grid)
+    torch.testing.assert_close(graph.upsample(scores, size, grid=grid), expected)
 
 
 def test_upsample_does_not_read_neighbours_of_weight_zero() -> None:
