@@ -220,6 +220,16 @@ def test_an_option_that_does_nothing_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_none_at_the_command_line_is_a_start(
+    with_little: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_little(little)
+    for words, start in ((["--pretrained", "none"], "none"), ([], "crops")):
+        assert cli.main(["reproduce", "little", "--json", *words]) == 0
+        out = Path(json.loads(capsys.readouterr().out)["out"])
+        assert json.loads((out / "settings.json").read_text())["pretrained"] == start
+
+
 def test_options_without_an_experiment_are_refused(tmp_path: Path) -> None:
     for options in ({"resume": True}, {"out": tmp_path / "a"}, {"seed": 1}):
         with pytest.raises(FullyconvError, match=r"SEG-R001 .*no experiment is named"):

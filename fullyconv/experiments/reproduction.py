@@ -84,7 +84,7 @@ def reproduce(
     out: Path | None = None,
     resume: bool = False,
     trunk: str = "resnet10t",
-    pretrained: str | None = None,
+    pretrained: str = "auto",
     seed: int = 0,
 ) -> Reproduction | Listing:
     """Repeat an experiment of the paper on the data that are there, and show our numbers beside the paper's.
@@ -101,7 +101,7 @@ def reproduce(
         resume: Go on with the experiment in --out, by its own settings; without --out, with the last one of NAME.
         trunk: Classifier below the nets that are trained: vgg16 as in the paper, or any of timm's.
         pretrained: What the nets start from: crops (a classifier of crops of the same data, trained first), none, hub
-            (timm's weights), a weight file, or an earlier run. Left out, crops; for rgbd, none.
+            (timm's weights), a weight file, or an earlier run; auto is crops, and none for rgbd.
         seed: The first of the seeds.
 
     Example:
@@ -146,7 +146,7 @@ def _settings(name: str, asked: Mapping[str, Any], given: Mapping[str, Any]) -> 
         raise FullyconvError("SEG-R002", f"{name} does not heed --{' and --'.join(idle)}; leave that out")
     if "also" in given and "data" not in given:
         raise FullyconvError("SEG-R002", "--also names other masks of the images of --data; give --data too")
-    values = {**asked, "pretrained": asked["pretrained"] or experiment.start}
+    values = {**asked, "pretrained": given.get("pretrained", experiment.start)}
     if "data" not in given:
         found, others, camera = known_data(experiment.data)
         values |= {"data": found, "also": others, "camera": asked["camera"] or camera}
