@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fullyconv.doctor import check
     from fullyconv.errors import FullyconvError
     from fullyconv.evaluation import Report, evaluate, score
+    from fullyconv.exporting import export
     from fullyconv.geometry import Grid
     from fullyconv.importing import import_weights
     from fullyconv.labels import LabelSet
@@ -29,6 +30,7 @@ __all__ = [
     "Segmenter",
     "check",
     "evaluate",
+    "export",
     "import_weights",
     "load",
     "open_dataset",
@@ -48,6 +50,7 @@ _ROOMS = {
     "Segmenter": "prediction",
     "check": "doctor",
     "evaluate": "evaluation",
+    "export": "exporting",
     "import_weights": "importing",
     "load": "prediction",
     "open_dataset": "datasets",

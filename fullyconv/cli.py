@@ -29,10 +29,12 @@ COMMANDS = {
     "score": "fullyconv.evaluation:score",
     "predict": "fullyconv.prediction:predict_files",
     "import": "fullyconv.importing:import_weights",
+    "export": "fullyconv.exporting:export",
     "reproduce": "fullyconv.experiments.reproduction:reproduce",
     "explain": "fullyconv.cli:explain",
 }
 CONFIGURABLE = frozenset({"train"})  # the commands with options enough to keep in a file
+FAILED = 1  # all was done, and a promise of the result is broken
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
@@ -40,7 +42,7 @@ DISK_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EIO}  # raised by writing, witho
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status: 0, 2 for a fault of the input, 130 after Ctrl-C.
+    """Runs one command and returns the exit status: 0, 1 for a broken promise, 2 for a fault of the input, 130 after Ctrl-C.
 
     Args:
         arguments: The command and its words; those of the process if left out.
@@ -132,7 +134,9 @@ def _run(command: str, words: list[str], as_json: bool) -> int:
         print(json.dumps(_plain(result), allow_nan=False))
     elif result is not None:
         print(result)
-    return REFUSED if getattr(result, "errors", ()) else 0
+    if getattr(result, "errors", ()):
+        return REFUSED
+    return FAILED if getattr(result, "failed", False) else 0
 
 
 def _function(command: str) -> Callable[..., Any]:

@@ -505,4 +505,27 @@ FAULTS: dict[str, Fault] = {
         "Packages that only one command needs are left out of the plain installation.",
         "Install the extra that the message names, such as `pip install 'fullyconv[quickstart]'`.",
     ),
+    # X: export
+    "SEG-X001": Fault(
+        "The format has no such precision",
+        "Not every runtime can compute in every precision: ONNX Runtime has no bf16 convolutions on the CPU, and "
+        "torch.export no int8 of its own.",
+        "Take the format or the precision that the message names.",
+    ),
+    "SEG-X002": Fault(
+        "int8 and images to calibrate it on go together",
+        "The ranges that 8 bits stand for are measured on images; other precisions have no use for them.",
+        "Give `--precision int8` and `--calibrate` with data or a folder of images like those to come.",
+    ),
+    "SEG-X003": Fault(
+        "The network cannot be exported",
+        "A file holds one graph for images of every size. This network decides by the size what it computes, or its "
+        "graph gives another result than the network at a size that it was tried at; no file is left then.",
+        "Train a network over another trunk, such as fcn8s-resnet18 or fcn8s-mobilenetv3_small_100.",
+    ),
+    "SEG-X004": Fault(
+        "The file's ending is not the format's",
+        "Runtimes know their files by their endings: .onnx, .xml of OpenVINO, .pt2 of torch.export.",
+        "Give --out the ending that the message names, or another --format.",
+    ),
 }

@@ -211,9 +211,7 @@ def evaluate(
     """
     if out is not None:
         refuse_foreign(Path(out))
-    dataset = open_dataset(data)
-    dataset = dataset.heads.get(head or "", dataset)  # a data set such as SIFT Flow has labels for several heads
-    pairs = _with_masks(dataset, split)
+    dataset, pairs = _truth(data, split, head)
     segmenter = opened(model, head=head)
     with _progress(len(pairs), "evaluating") as advance:
         tally = count(segmenter, pairs, dataset.labels, on_image=advance)
@@ -229,6 +227,41 @@ def evaluate(
     if out is not None:
         report.write(out)
     return report
+
+
+def compare(
+    segmenter: Segmenter,
+    other: Callable[[Tensor], Tensor],
+    data: str | Path | Dataset,
+    *,
+    split: str = "val",
+    head: str | None = None,
+) -> tuple[Tally, Tally, Int64[Tensor, "k k"]]:
+    """What a model and another way to run it do on the same images, each against the truth and against each other.
+
+    Args:
+        segmenter: Predicts whole images, as `other` does.
+        other: The label map `(H, W)` of an image `(C, H, W)`.
+        data: A path whose layout is recognised, or LAYOUT:PATH.
+        split: Which part of the dataset.
+        head: Whose labels of the dataset are the truth; the first's if left out.
+
+    Returns:
+        The model's tally, the other's, and their pixel counts: row the model's class, column the other's.
+    """
+    dataset, pairs = _truth(data, split, head)
+    labels, known = dataset.labels, segmenter.labels
+    translate = _translation(labels, segmenter)
+    ours, theirs = [], []
+    common = torch.zeros(len(known), len(known), dtype=torch.int64)
+    with _progress(len(pairs), "comparing") as advance:
+        for pair, (image, mask) in ahead(lambda pair: _decoded(pair, segmenter, labels), pairs, advance):
+            target = translate(mask)
+            mine, its = torch.from_numpy(segmenter(image, tile="none").mask), other(image)
+            ours.append((pair.name, _confusion(target, mine, known, pair.mask)))
+            theirs.append((pair.name, _confusion(target, its, known, pair.mask)))
+            common += metrics.confusion_matrix(mine, its, len(known), -1)
+    return _tally(ours, len(known)), _tally(theirs, len(known)), common
 
 
 def score(
@@ -377,6 +410,13 @@ def _decoded(pair: Pair, segmenter: Segmenter, labels: LabelSet) -> tuple[Tensor
     # A network of colours alone is scored on a data set of colours and depth, too.
     pictures = pair.pictures[: len(segmenter.bands)]
     return images.stack(pictures, segmenter.bands), images.read_mask(pair.mask, labels)
+
+
+def _truth(data: str | Path | Dataset, split: str, head: str | None) -> tuple[Dataset, Sequence[Pair]]:
+    """A dataset with the labels of a head, and the pairs of a split, all of which have masks."""
+    dataset = open_dataset(data)
+    dataset = dataset.heads.get(head or "", dataset)  # a data set such as SIFT Flow has labels for several heads
+    return dataset, _with_masks(dataset, split)
 
 
 def _with_masks(dataset: Dataset, split: str) -> Sequence[Pair]:

@@ -26,7 +26,7 @@ FLOORS = (
     ("importing", "prediction"),
     ("report",),
     ("evaluation",),
-    ("training",),
+    ("exporting", "training"),
     ("experiments",),
     ("cli",),
     ("__main__",),
@@ -41,6 +41,7 @@ PROMISED = {
     "score": {"PREDICTIONS", "TRUTH", "--data"},
     "predict": {"MODEL", "INPUTS...", "--out", "--tile"},
     "import": {"FILE", "--as", "--out", "--classes"},
+    "export": {"MODEL", "--format", "--precision", "--verify", "--calibrate", "--output", "--out"},
     "reproduce": {"NAME", "--data", "--minutes", "--out"},
     "explain": {"CODE"},
 }

@@ -68,7 +68,7 @@ class Upscore(nn.Module):
         return self.spread(scores).narrow(2, first, size[0]).narrow(3, first, size[1])
 
     def _last_cell(self, fine: int) -> int:
-        """The coarse cell on or after the last of `fine` fine ones: whole numbers, as sizes are in an exported graph."""
+        """The coarse cell on or after the last of `fine` fine ones; by whole numbers, as symbolic sizes need."""
         unit = self.offset.denominator
         return (unit * (fine - 1 + self.factor) - self.offset.numerator - 1) // (unit * self.factor)
 

@@ -1,0 +1,197 @@
+"""A model becomes a file of another runtime, tried and, on request, measured against the model."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullyconv import images
+from fullyconv.artefact import versions
+from fullyconv.datasets import Dataset, open_dataset
+from fullyconv.errors import FullyconvError
+from fullyconv.exporting.formats import SUFFIXES, Array, Format, Precision, opened, refuse_impossible, write
+from fullyconv.exporting.parity import Parity, as_input, measure
+from fullyconv.exporting.pipeline import TRIED, Output, Pipeline, Pixels, not_exportable, traced
+from fullyconv.images import IMAGE_SUFFIXES
+from fullyconv.prediction import Segmenter
+from fullyconv.prediction import opened as opened_model
+
+BUDGETS = {"fp32": 0.1, "bf16": 0.5, "int8": 1.0}  # points of mean IoU
+CALIBRATING = 64  # images; the ranges of activations settle long before
+REPORT = "parity.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote.
+
+    Args:
+        file: The file; of OpenVINO, the .xml beside its .bin.
+        format: Which runtime it is for.
+        precision: What its convolutions compute in.
+        parity: How it compares with the model, if that was asked for.
+    """
+
+    file: Path
+    format: Format
+    precision: Precision
+    parity: Parity | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the file differs from the model by more than the budget."""
+        return self.parity is not None and not self.parity.within
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"file", "format", "precision", "parity"}`."""
+        parity = None if self.parity is None else self.parity.to_json()
+        return {"file": str(self.file), "format": self.format, "precision": self.precision, "parity": parity}
+
+    def __str__(self) -> str:
+        told = f"{self.file}: {self.format}, {self.precision}"
+        return told if self.parity is None else f"{told}\n\n{self.parity}"
+
+
+def export(
+    model: str | Path | Segmenter,
+    *,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    output: Output = "labels",
+    image: Pixels = "uint8",
+    verify: str | Path | Dataset | None = None,
+    split: str = "val",
+    budget: float | None = None,
+    calibrate: str | Path | Dataset | None = None,
+    head: str | None = None,
+    out: str | Path | None = None,
+) -> Exported:
+    """Write a model as one file for another runtime, from pixels to labels, for images of every size.
+
+    Args:
+        model: Model folder or run folder.
+        format: The runtime: ONNX Runtime, OpenVINO, or PyTorch without this package.
+        precision: What convolutions compute in; int8 needs --calibrate.
+        output: The label map, or the logits of all classes.
+        image: What goes in, (N, H, W, C): uint8, or float in [0, 1].
+        verify: Data with masks, on which the file is measured against the model; exits 1 above the budget.
+        split: Which part of the data that --verify names.
+        budget: How far the file's mean IoU may lie from the model's, in points; 0.1, 0.5 or 1 for fp32, bf16 or int8 if
+            left out.
+        calibrate: Data or a folder of images for int8, best those that the model was trained on.
+        head: Of a network with several heads, which one; the first if left out.
+        out: The file, ending in .onnx, .xml or .pt2; beside the model if left out.
+
+    Raises:
+        FullyconvError: SEG-X001 for a precision that the format has not; SEG-U009 for a missing package; SEG-X002 for
+            int8 without images to calibrate it on; SEG-X003 for a network that has no graph for every size; SEG-X004
+            for another ending of the file; SEG-U008 if it exists.
+
+    Example:
+        fullyconv export runs/a --format onnx --precision int8 --calibrate data/ --verify data/ --out a.onnx
+    """
+    refuse_impossible(format, precision)
+    if (precision == "int8") != (calibrate is not None):
+        raise FullyconvError("SEG-X002", "int8 and --calibrate go together: --precision int8 --calibrate DATA")
+    file = _place(model, format, precision, out)
+    _refuse_existing(file, verified=verify is not None)
+    segmenter = opened_model(model, head=head)
+    samples = None if calibrate is None else _samples(segmenter, calibrate, image)
+    pipeline = Pipeline(segmenter.model, output=output, bf16=(format, precision) == ("torch", "bf16"))
+    program = traced(pipeline, image)
+    facts = _facts(segmenter, precision, output, image)
+    _refuse_different(pipeline, program.module(), image)
+    fresh = file.with_name(f".{file.stem}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        write(program, fresh / file.name, format, facts, samples)
+        run = opened(fresh / file.name, format, precision)
+        if precision == "fp32":
+            _refuse_different(pipeline, lambda images: torch.from_numpy(run(images.numpy())), image)
+        parity = None
+        if verify is not None:
+            allowed = BUDGETS[precision] if budget is None else budget
+            parity = measure(
+                segmenter, run, verify, split=split, head=head, budget=allowed, pixels=image, output=output
+            )
+            (fresh / REPORT).write_text(json.dumps(parity.to_json(), indent=2) + "\n", encoding="utf-8")
+        for part in fresh.iterdir():
+            part.replace(file.with_name(part.name))
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty
+            file.parent.rmdir()
+    return Exported(file, format, precision, parity)
+
+
+def _place(model: str | Path | Segmenter, format: Format, precision: Precision, out: str | Path | None) -> Path:
+    """Where the file comes to stand.
+
+    Raises:
+        FullyconvError: SEG-X004 if its ending is not the format's.
+    """
+    suffix = SUFFIXES[format]
+    if out is None:
+        folder = Path("model" if isinstance(model, Segmenter) else model).resolve()
+        return folder.with_name(f"{folder.name}-{format}-{precision}") / f"model{suffix}"
+    if Path(out).suffix != suffix:
+        raise FullyconvError("SEG-X004", f"a file of --format {format} ends in {suffix}; --out {out} does not")
+    return Path(out)
+
+
+def _refuse_existing(file: Path, *, verified: bool) -> None:
+    written = [file, file.with_suffix(".bin"), *([file.with_name(REPORT)] if verified else [])]
+    standing = [path for path in written if path.exists()]
+    if standing:
+        raise FullyconvError("SEG-U008", f"{standing[0]} exists already; move it away or name another with --out")
+
+
+def _samples(segmenter: Segmenter, calibrate: str | Path | Dataset, pixels: Pixels) -> Iterator[Array]:
+    """Images to calibrate on, as the graph takes them, from all over what is there."""
+    scenes = _scenes(calibrate)
+    chosen = np.linspace(0, len(scenes) - 1, min(len(scenes), CALIBRATING)).round().astype(int)
+    bands = segmenter.bands
+    return (as_input(images.stack(scenes[index][: len(bands)], bands), pixels) for index in chosen)
+
+
+def _scenes(calibrate: str | Path | Dataset) -> list[tuple[Path, ...]]:
+    """The pictures of a folder of images, or those of the scenes that a dataset trains on."""
+    if isinstance(calibrate, str | Path) and Path(calibrate).is_dir():
+        files = sorted(file for file in Path(calibrate).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if files:
+            return [(file,) for file in files]
+    dataset = open_dataset(calibrate)
+    split = "train" if "train" in dataset.splits else next(iter(dataset.splits))
+    return [tuple(pair.pictures) for pair in dataset.pairs(split)]
+
+
+def _facts(segmenter: Segmenter, precision: Precision, output: Output, pixels: Pixels) -> dict[str, Any]:
+    """What the file carries along, for whoever finds it without its model folder."""
+    return {
+        "labels": segmenter.labels.to_dict(),
+        "input": {"dtype": pixels, "layout": "NHWC", "channels": segmenter.channels, "order": "RGB"},
+        "output": output,
+        "precision": precision,
+        "provenance": {"architecture": segmenter.architecture, **segmenter.facts, "versions": versions()},
+    }
+
+
+def _refuse_different(pipeline: Pipeline, run: Callable[[Tensor], Tensor], pixels: Pixels) -> None:
+    """Raises SEG-X003 if a graph gives anything else than the pipeline that it was made of, at sizes new to it."""
+    for size in TRIED:
+        image = pipeline.example(1, *size, pixels)
+        with torch.no_grad():
+            expected, found = pipeline(image), run(image)
+        same = expected.shape == found.shape and torch.isclose(expected.float(), found.float(), 1e-3, 1e-3)
+        # Labels may differ where two classes tie up to rounding.
+        if not isinstance(same, Tensor) or float(same.float().mean()) < 0.99:
+            raise not_exportable(f"at {size[0]}x{size[1]} the graph's result differs from the network's")
