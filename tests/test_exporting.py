@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -256,19 +256,21 @@ def test_a_failure_leaves_nothing_behind(segmenter: Segmenter, tmp_path: Path) -
 
 
 class Moody(nn.Module):
-    """A trunk whose maps depend on whether the image is wide."""
+    """A trunk whose maps depend on how the image is."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, trunk: nn.Module, mood: Callable[[Tensor], int]) -> None:
         super().__init__()
         self.trunk = trunk
+        self.mood = mood
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return [features * int(image.shape[3] > 100) for features in self.trunk(image)]
+        return [features * self.mood(image) for features in self.trunk(image)]
 
 
-def test_a_network_that_decides_by_the_size_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mood", [lambda image: int(image.shape[3] > 100), lambda image: int(image.mean() > 0)])
+def test_a_network_that_decides_by_its_image_is_refused(mood: Any, tmp_path: Path) -> None:
     model = network(**SMALL)
-    model.trunk = Moody(model.trunk)
+    model.trunk = Moody(model.trunk, mood)
     with pytest.raises(FullyconvError, match=r"SEG-X003 .*cannot be exported for images of every size"):
         fullyconv.export(Segmenter(model, LABELS), format="torch", output="logits", out=tmp_path / "a.pt2")
     assert list(tmp_path.iterdir()) == []

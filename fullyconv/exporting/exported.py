@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def export(
             for another ending of the file; SEG-U008 if it exists.
 
     Example:
-        fullyconv export runs/a --format onnx --precision int8 --calibrate data/ --verify data/ --out a.onnx
+        fullyconv export runs/a --format onnx --precision int8 --calibrate data/ --verify data/
     """
     refuse_impossible(format, precision)
     if (precision == "int8") != (calibrate is not None):
@@ -104,7 +104,7 @@ def export(
     file = _place(model, format, precision, out)
     _refuse_existing(file, verified=verify is not None)
     segmenter = opened_model(model, head=head)
-    samples = None if calibrate is None else _samples(segmenter, calibrate, image)
+    samples = None if calibrate is None else Samples(segmenter, calibrate, image)
     pipeline = Pipeline(segmenter.model, output=output, bf16=(format, precision) == ("torch", "bf16"))
     program = traced(pipeline, image)
     facts = _facts(segmenter, precision, output, image)
@@ -155,12 +155,23 @@ def _refuse_existing(file: Path, *, verified: bool) -> None:
         raise FullyconvError("SEG-U008", f"{standing[0]} exists already; move it away or name another with --out")
 
 
-def _samples(segmenter: Segmenter, calibrate: str | Path | Dataset, pixels: Pixels) -> Iterator[Array]:
-    """Images to calibrate on, as the graph takes them, from all over what is there."""
-    scenes = _scenes(calibrate)
-    chosen = np.linspace(0, len(scenes) - 1, min(len(scenes), CALIBRATING)).round().astype(int)
-    bands = segmenter.bands
-    return (as_input(images.stack(scenes[index][: len(bands)], bands), pixels) for index in chosen)
+class Samples(Sequence[Array]):
+    """Images to calibrate on, as the graph takes them, from all over what is there; read when they are asked for."""
+
+    def __init__(self, segmenter: Segmenter, calibrate: str | Path | Dataset, pixels: Pixels) -> None:
+        scenes = _scenes(calibrate)
+        chosen = np.linspace(0, len(scenes) - 1, min(len(scenes), CALIBRATING)).round().astype(int)
+        self.scenes = [scenes[index] for index in chosen]
+        self.bands = segmenter.bands
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[position] for position in range(len(self))[index]]
+        return as_input(images.stack(self.scenes[index][: len(self.bands)], self.bands), self.pixels)
 
 
 def _scenes(calibrate: str | Path | Dataset) -> list[tuple[Path, ...]]:

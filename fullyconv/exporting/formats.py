@@ -1,10 +1,11 @@
 """The formats: how a graph is written for a runtime, and how that runtime runs the file."""
 
+import contextlib
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +55,7 @@ def write(
     file: Path,
     format: Format,
     facts: Mapping[str, Any],
-    calibration: Iterator[Array] | None = None,
+    calibration: Sequence[Array] | None = None,
 ) -> None:
     """Writes a graph as a file of a format, in int8 if there are images to calibrate it on.
 
@@ -69,7 +70,7 @@ def write(
 
 
 def _write_onnx(
-    program: torch.export.ExportedProgram, file: Path, facts: Mapping[str, str], calibration: Iterator[Array] | None
+    program: torch.export.ExportedProgram, file: Path, facts: Mapping[str, str], calibration: Sequence[Array] | None
 ) -> None:
     import onnx
 
@@ -84,15 +85,22 @@ def _write_onnx(
     onnx.save(model, file)
 
 
-def _quantize_onnx(file: Path, calibration: Iterator[Array]) -> None:
+def _quantize_onnx(file: Path, calibration: Sequence[Array]) -> None:
     """Turns the convolutions of an ONNX file into int8, but for those that score: they decide between classes."""
     import onnx
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        """Images one at a time: the calibrator keeps every map of those that it is given at once."""
+
+        def __len__(self) -> int:
+            return len(calibration)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.left = iter(calibration[start_index:end_index])
+
         def get_next(self) -> dict[str, Array] | None:
-            image = next(calibration, None)
-            return None if image is None else {"image": image}
+            return next(({"image": image} for image in self.left), None)
 
     scoring = [node.name for node in onnx.load(file).graph.node if any("score_layers" in name for name in node.input)]
     with _quiet():
@@ -103,11 +111,15 @@ def _quantize_onnx(file: Path, calibration: Iterator[Array]) -> None:
             op_types_to_quantize=["Conv"],
             nodes_to_exclude=scoring,
             per_channel=True,
+            # Ranges without the outermost hundred-thousandth: mobilenetv3's labels on CamVid agree with the model's at
+            # 97.5 % of the pixels, and at 95.7 % by smallest and largest value.
+            calibrate_method=quantization.CalibrationMethod.Percentile,
+            extra_options={"CalibPercentile": 99.999, "CalibStridedMinMax": 1},
         )
 
 
 def _write_openvino(
-    program: torch.export.ExportedProgram, file: Path, facts: Mapping[str, str], calibration: Iterator[Array] | None
+    program: torch.export.ExportedProgram, file: Path, facts: Mapping[str, str], calibration: Sequence[Array] | None
 ) -> None:
     import openvino
 
@@ -122,16 +134,16 @@ def _write_openvino(
     openvino.save_model(model, file, compress_to_fp16=False)
 
 
-def _quantized_openvino(model: Any, calibration: Iterator[Array]) -> Any:
+def _quantized_openvino(model: Any, calibration: Sequence[Array]) -> Any:
     with _quiet():
         import nncf
 
         scoring = nncf.IgnoredScope(patterns=[".*score_layers.*"], validate=False)
-        return nncf.quantize(model, nncf.Dataset(list(calibration)), ignored_scope=scoring)
+        return nncf.quantize(model, nncf.Dataset(calibration), ignored_scope=scoring)
 
 
 def _write_torch(
-    program: torch.export.ExportedProgram, file: Path, facts: Mapping[str, str], calibration: Iterator[Array] | None
+    program: torch.export.ExportedProgram, file: Path, facts: Mapping[str, str], calibration: Sequence[Array] | None
 ) -> None:
     assert calibration is None, "refused before"
     with _quiet():
@@ -179,13 +191,13 @@ def _open_torch(file: Path, precision: Precision) -> Run:
 RUNTIMES = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters and quantisers warn of their own code and log every step; what a user should know raises."""
+    """Exporters and quantisers warn of their own code and tell every step; what a user should know raises."""
     threshold = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
