@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def graph(request: pytest.FixtureRequest) -> tuple[Pipeline, torch.export.ExportedProgram]:
-    pipeline = Pipeline(network(**NETS[request.param]), output="logits")
+@cache
+def graph_of(name: str) -> tuple[Pipeline, torch.export.ExportedProgram]:
+    """A network's pipeline and its graph, traced once for all formats."""
+    pipeline = Pipeline(network(**NETS[name]), output="logits")
     return pipeline, traced(pipeline, "uint8")
 
 
@@ -90,7 +92,7 @@ def assert_same(pipeline: Pipeline, run: Any, size: tuple[int, int], count: int 
 
 
 @pytest.mark.parametrize(
-    ("graph", "format"),
+    ("net", "format"),
     [
         ("resnet", "onnx"),
         ("resnet", "torch"),
@@ -101,11 +103,10 @@ def assert_same(pipeline: Pipeline, run: Any, size: tuple[int, int], count: int 
         ("caffe", "torch"),
         ("depth", "onnx"),
     ],
-    indirect=["graph"],
 )
-def test_files_give_the_networks_logits_at_every_size_and_its_labels(graph: Any, format: Any, tmp_path: Path) -> None:
+def test_files_give_the_networks_logits_at_every_size_and_its_labels(net: str, format: Any, tmp_path: Path) -> None:
     pytest.importorskip(format)
-    pipeline, program = graph
+    pipeline, program = graph_of(net)
     file = tmp_path / f"model{SUFFIXES[format]}"
     write(program, file, format, {"labels": LABELS.to_dict()})
     run = opened(file, format, "fp32")
