@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ import yaml
 from safetensors.torch import load_file
 from scenes import squares
 
+from fullyconv.doctor import examine
 from fullyconv.errors import FullyconvError
 from fullyconv.prediction import load
 from fullyconv.training import TrainingRun, checkpoints, train
-from fullyconv.training.stages import models_of, train_in_stages
+from fullyconv.training.stages import SHARES, _length, models_of, train_in_stages
 
 MODEL = "fcn8s-test_resnet"
 SETTINGS = {"recipe": "heavy", "reduction": "mean", "lr": 0.01, "batch": 2, "validations": 1}
@@ -125,7 +128,7 @@ def test_an_interrupted_stage_says_how_the_whole_goes_on(data: Path, tmp_path: P
 
     options = {"model": MODEL, "recipe": "default", "pretrained": "none", "lr": None, "epochs": None, "budget": None}
     with pytest.raises(KeyboardInterrupt, match=f"32s: stopped at step 2, saved; .* --out {tmp_path}/run --resume"):
-        train_in_stages(stopped, data, {**options, "steps": 6}, tmp_path / "run", "folder")
+        train_in_stages(stopped, "data", {**options, "steps": 6}, tmp_path / "run", "folder")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,7 @@ def test_an_interrupted_stage_says_how_the_whole_goes_on(data: Path, tmp_path: P
     [
         ({"steps": 10}, [{"steps": 6}, {"steps": 2}, {"steps": 2}]),
         ({"steps": 11}, [{"steps": 7}, {"steps": 2}, {"steps": 2}]),
+        ({"steps": 3}, [{"steps": 1}, {"steps": 1}, {"steps": 1}]),
         ({"epochs": 50}, [{"epochs": 30}, {"epochs": 10}, {"epochs": 10}]),
         ({}, [{"epochs": 60}, {"epochs": 20}, {"epochs": 20}]),
         ({"budget": "10m"}, [{"budget": "360.000s"}, {"budget": "105.000s"}, {"budget": "90.000s"}]),
@@ -142,7 +146,7 @@ def test_the_length_is_shared_out_three_to_one_to_one(length, expected, tmp_path
     asked = []
     minutes = iter([6.5, 2.0, 1.5])
 
-    def record(data: str, *, out: Path, **settings: object) -> TrainingRun:
+    def record(settings: Mapping[str, object], out: Path, first: bool, resume: bool) -> TrainingRun:
         asked.append({name: settings[name] for name in ("epochs", "steps", "budget") if settings[name] is not None})
         if len(asked) == 3:
             raise KeyboardInterrupt
@@ -156,6 +160,36 @@ def test_the_length_is_shared_out_three_to_one_to_one(length, expected, tmp_path
     with pytest.raises(KeyboardInterrupt):
         train_in_stages(record, "data", {**options, **lengths}, tmp_path, "folder")
     assert asked == expected
+
+
+def test_every_stage_has_a_step(data: Path, tmp_path: Path):
+    done = TrainingRun(tmp_path, {}, 0, 0, 0, 0)
+    for recipe, stages in product(SHARES, (2, 3, 4)):
+        for steps in range(stages, 60):
+            options = {"recipe": recipe, "epochs": None, "steps": steps, "budget": None}
+            found = [_length(options, stages, [done] * number)["steps"] for number in range(stages)]
+            assert min(found) >= 1
+            assert sum(found) == steps
+    with pytest.raises(FullyconvError, match=r"SEG-T006.*3 stages.*--steps 2"):
+        train(data, model=MODEL, staged=True, steps=2, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_budget_that_is_over_before_the_first_step_is_refused(data: Path, tmp_path: Path):
+    with pytest.raises(FullyconvError, match=r"SEG-T006.*--budget"):
+        train(data, model=MODEL, budget="0.001s", out=tmp_path / "run", workers=0, precision="fp32")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_are_examined_and_told_once(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch):
+    examined = []
+    monkeypatch.setattr(
+        "fullyconv.doctor.examine", lambda *args, **options: examined.append(0) or examine(*args, **options)
+    )
+    settings = {"steps": 2, "batch": 2, "workers": 0, "precision": "fp32", "report": False}
+    train(data, model="fcn16s-test_resnet", staged=True, out=tmp_path / "run", **settings)
+    assert len(examined) == 1
+    assert capfd.readouterr().err.count("2 classes; train 4, val 2") == 1
 
 
 def test_only_nets_with_earlier_stages_are_staged(data: Path, tmp_path: Path):

@@ -297,6 +297,7 @@ class Loop:
 
         Raises:
             InterruptedTrainingError: After Ctrl-C or SIGTERM, with a checkpoint written.
+            FullyconvError: SEG-T006 if a budget is over before the first step, SEG-T008 if the loss is not a number.
         """
         last_checkpoint = time.monotonic()
         while True:
@@ -309,6 +310,7 @@ class Loop:
                 self.accelerator.wait_for_everyone()  # or a launcher would end the one that writes
                 raise InterruptedTrainingError
             if progress >= 1:
+                self._refuse_untrained(elapsed)
                 break
             loss = self._step(parts, amounts, progress)
             self._report_step(tell, loss, progress, elapsed)
@@ -324,6 +326,13 @@ class Loop:
         self.state.validations = self.validations
         self.checkpoint()
         return self.state
+
+    def _refuse_untrained(self, elapsed: float) -> None:
+        if self.state.step == 0:
+            raise FullyconvError(
+                "SEG-T006",
+                f"the budget was over before the first step, {elapsed:.0f} s after the start; give a longer --budget",
+            )
 
     @property
     def shown(self) -> FCN:

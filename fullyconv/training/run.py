@@ -171,22 +171,27 @@ def train(
     fingerprint = fingerprint_of(dataset)
     folder = run_folder(dataset, _name(model), None if out is None else Path(out), resume)
     saved = staged_options(folder) if resume else options if staged else None
-    if saved is not None:
-        for stage in folder.glob("*/plan.json"):
-            saved_plan(stage.parent, dataset, fingerprint)
-        whole = {**dict.fromkeys(options), **saved, "workers": workers}
-        with process_group() as state:
-            state.wait_for_everyone()  # till all have found the folder empty; one of them writes to it next
-            return train_in_stages(train, data, whole, folder, dataset.layout)
+    for stage in folder.glob("*/plan.json") if saved else ():
+        saved_plan(stage.parent, dataset, fingerprint)
     examinations = [doctor.examine(head, splits=("train", "val")) for head in dataset.heads.values()]
     for head, examination in zip(dataset.heads.values(), examinations, strict=True):
         examination.refuse_if_broken()
         _refuse_unlabelled(head)
-    plan = saved_plan(folder, dataset, fingerprint) if resume else _new_plan(data, dataset, fingerprint, options)
+
+    def train_one(options: Mapping[str, Any], folder: Path, first: bool, resume: bool) -> TrainingRun:
+        """A run, or a stage of one; the first of this command tells of the data, and its time has begun before."""
+        plan = saved_plan(folder, dataset, fingerprint) if resume else _new_plan(data, dataset, fingerprint, options)
+        told, since = (examinations, begun) if first else ((), time.monotonic())
+        with process_group() as state:
+            plan = replace(plan, precision=agreed(precision_of(plan.precision), state))
+            run = _Run(plan, dataset, folder, recorded(options), told, since)
+            return run.carry_out(options["model"], resume=resume, workers=workers, report=options["report"])
+
+    if saved is None:
+        return train_one(options, folder, True, resume)
     with process_group() as state:
-        plan = replace(plan, precision=agreed(precision_of(plan.precision), state))
-        run = _Run(plan, dataset, folder, recorded(options), examinations, begun)
-        return run.carry_out(model, resume=resume, workers=workers, report=report)
+        state.wait_for_everyone()  # till all have found the folder empty; one of them writes to it next
+        return train_in_stages(train_one, named(data), {**dict.fromkeys(options), **saved}, folder, dataset.layout)
 
 
 def _new_plan(

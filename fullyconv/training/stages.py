@@ -13,16 +13,16 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fullyconv import artefact
-from fullyconv.datasets import Dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.report import read_records, write_report
-from fullyconv.training.plan import DEFAULT_EPOCHS, named, recorded, seconds_of
+from fullyconv.training.plan import DEFAULT_EPOCHS, recorded, seconds_of
 from fullyconv.training.recipes import slowdown
 from fullyconv.training.result import TrainingRun
 
@@ -49,8 +49,8 @@ def models_of(model: Any) -> tuple[str, ...]:
 
 
 def train_in_stages(
-    train: Callable[..., TrainingRun],
-    data: str | Path | Dataset,
+    train: Callable[[Mapping[str, Any], Path, bool, bool], TrainingRun],
+    data: str,
     options: Mapping[str, Any],
     folder: Path,
     layout: str,
@@ -58,22 +58,29 @@ def train_in_stages(
     """Trains stage after stage, goes on with one that was begun, and leaves out those that are over.
 
     Args:
-        train: `training.train`.
-        data: As `train` takes it.
+        train: Trains by options of `train` into a folder; is told whether it is the first of this command, and
+            whether it goes on there.
+        data: As the command line names it.
         options: Of `train`, for all stages together; the length is shared out among them.
         folder: Of the whole run.
         layout: Of the data set.
 
     Raises:
-        FullyconvError: SEG-T010 for a network that has no stages, and whatever `train` raises.
+        FullyconvError: SEG-T010 for a network that has no stages, SEG-T006 for less than a step for each, and whatever
+            `train` raises.
     """
     models = models_of(options["model"])
+    if (options["steps"] or len(models)) < len(models):
+        raise FullyconvError(
+            "SEG-T006", f"{len(models)} stages need at least a step each, got --steps {options['steps']}"
+        )
     if _first_process() and staged_options(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / f".{ARGUMENTS}"
         fresh.write_text(yaml.safe_dump(recorded(options)), encoding="utf-8")
         fresh.replace(folder / ARGUMENTS)
     runs: list[TrainingRun] = []
+    first = True
     for number, model in enumerate(models):
         place = folder / model.partition("-")[0].removeprefix("fcn")
         if TrainingRun.read(place) is None:
@@ -84,7 +91,8 @@ def train_in_stages(
                 "lr": options["lr"] and options["lr"] / slowdown(options["recipe"], number, layout),
                 **_length(options, len(models), runs),
             }
-            _train_stage(train, data, {**options, **settings}, place)
+            _train_stage(partial(train, {**options, **settings}, place, first), data, place, model)
+            first = False
         done = TrainingRun.read(place)
         assert done is not None
         runs.append(done)
@@ -109,25 +117,29 @@ def _length(options: Mapping[str, Any], stages: int, runs: Sequence[TrainingRun]
     if "epochs" in given or not given:
         lengths["epochs"] = given.get("epochs", DEFAULT_EPOCHS) * share / whole
     if "steps" in given:
-        lengths["steps"] = round(given["steps"] * (before + share) / whole) - round(given["steps"] * before / whole)
+        ends = [_end(number, stages, given["steps"], sum(shares[:number]) / whole) for number in range(stages + 1)]
+        lengths["steps"] = ends[len(runs) + 1] - ends[len(runs)]
     if "budget" in given:
         left = seconds_of(given["budget"]) - 60 * sum(run.minutes for run in runs)
         lengths["budget"] = f"{max(1.0, left * share / (whole - before)):.3f}s"
     return lengths
 
 
-def _train_stage(
-    train: Callable[..., TrainingRun], data: str | Path | Dataset, options: Mapping[str, Any], folder: Path
-) -> None:
+def _end(number: int, stages: int, steps: int, share: float) -> int:
+    """The steps of a number of stages together: a share of all, rounded so that every stage has one at least."""
+    return max(number, min(round(steps * share), steps - (stages - number)))
+
+
+def _train_stage(train: Callable[[bool], TrainingRun], data: str, folder: Path, model: str) -> None:
     goes_on = (folder / "plan.json").is_file()
     if _first_process():
         if not goes_on:
             shutil.rmtree(folder, ignore_errors=True)  # begun, but killed before it had a plan
-        print(f"stage {folder.name}: {options['model']}", file=sys.stderr, flush=True)
+        print(f"stage {folder.name}: {model}", file=sys.stderr, flush=True)
     try:
-        train(data, **options, out=folder, resume=goes_on)
+        train(goes_on)
     except KeyboardInterrupt as stop:
-        again = shlex.join(["fullyconv", "train", named(data), "--out", str(folder.parent), "--resume"])
+        again = shlex.join(["fullyconv", "train", data, "--out", str(folder.parent), "--resume"])
         what = str(stop).partition(";")[0] or "stopped"
         raise KeyboardInterrupt(f"stage {folder.name}: {what}; go on with: {again}") from None
     except Exception:
