@@ -129,9 +129,10 @@ def test_towers_of_unlike_grids_are_not_added():
         LateFusion([tower(), tower(3, "fcn16s-test_resnet")])
 
 
-def test_streams_share_out_all_bands():
-    with pytest.raises(FullyconvError, match=r"SEG-M041.*4 bands.*3 \+ 3 = 6"):
-        create(TINY, 4, channels=4, streams=(3, 3))
+@pytest.mark.parametrize("streams", [(3, 3), (4,), (0, 4)])
+def test_streams_share_out_all_bands(streams):
+    with pytest.raises(FullyconvError, match=f"SEG-M041.*4 bands.*got {','.join(map(str, streams))};"):
+        create(TINY, 4, channels=4, streams=streams)
 
 
 def test_each_tower_starts_from_a_file_of_its_own(tmp_path):

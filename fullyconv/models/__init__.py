@@ -152,9 +152,11 @@ def _late_fusion(
     log_bands: Sequence[int],
 ) -> LateFusion:
     """One tower for each stream of bands."""
-    if sum(streams) != channels:
+    if sum(streams) != channels or len(streams) < 2 or min(streams) < 1:
         raise FullyconvError(
-            "SEG-M041", f"streams must share out the {channels} bands of the images, got {_added(streams)}"
+            "SEG-M041",
+            f"streams must share out the {counted(channels, 'band')} of the images among two networks or more, got "
+            f"{','.join(map(str, streams))}; one network sees them all without streams",
         )
     shares = [slice(end - bands, end) for bands, end in zip(streams, accumulate(streams), strict=True)]
     return LateFusion(
@@ -168,10 +170,6 @@ def _late_fusion(
             for bands, share in zip(streams, shares, strict=True)
         ]
     )
-
-
-def _added(numbers: Sequence[int]) -> str:
-    return f"{' + '.join(map(str, numbers))} = {sum(numbers)}"
 
 
 def _at_once(taps: int) -> list[float]:
