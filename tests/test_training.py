@@ -29,7 +29,7 @@ from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
-from fullyconv.training import checkpoints, train
+from fullyconv.training import TrainingRun, checkpoints, train
 from fullyconv.training.folders import fingerprint_of, newest_run, opened
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
 from fullyconv.training.loop import Average, Pace
@@ -164,6 +164,24 @@ def test_a_run_folder_tells_all(whole):
     assert 0 <= config["metrics"]["mean_iou"] <= 1
     assert len(checkpoints.files(whole / "checkpoints")) == 2
     assert Plan.from_json(json.loads((whole / "plan.json").read_text())).recipe.batch == 4
+
+
+@pytest.mark.parametrize(
+    ("bands", "heads", "commands"),
+    [
+        ([3], [], ["PHOTOS --out masks/"]),
+        ([3, 1, 3], [], ["PHOTOS --more 'MORE/{name}.png,MORE/{name}.png' --out masks/"]),
+        ([3], ["a", "b"], ["PHOTOS --out masks/a --head a", "PHOTOS --out masks/b --head b"]),
+    ],
+)
+def test_a_result_tells_how_to_predict(tmp_path, bands, heads, commands):
+    labels = LabelSet(("ground", "square")).to_dict()
+    config = {"preprocessing": {"bands": bands}, "heads": [{"name": head, "labels": labels} for head in heads]}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    told = str(TrainingRun(tmp_path, {}, 1.0, 1, 1.0, 1.0))
+    assert "1.0 epochs, 1 step in" in told
+    assert told.splitlines()[1:] == [f"predict    fullyconv predict {tmp_path} {command}" for command in commands]
 
 
 def test_a_run_without_a_report_is_scored_all_the_same(data, whole, tmp_path):

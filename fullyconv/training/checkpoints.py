@@ -62,9 +62,7 @@ def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
             continue
     if found:
-        raise FullyconvError(
-            "SEG-T003", f"none of the {len(found)} checkpoints in {folder} can be read; train anew under another --out"
-        )
+        raise FullyconvError("SEG-T003", f"no checkpoint in {folder} can be read; train anew under another --out")
     return None
 
 

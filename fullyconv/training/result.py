@@ -1,10 +1,14 @@
 """What a run comes to, and the file that keeps it."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from fullyconv import artefact
+from fullyconv.wording import counted
 
 FILE = "result.json"
 
@@ -30,9 +34,17 @@ class TrainingRun:
         look = f"look at    {page}\n" if page.exists() else ""
         return (
             f"{self.run}: best on val: {scores}; "
-            f"{self.epochs:.1f} epochs, {self.steps} steps in {self.minutes:.1f} min\n"
-            f"{look}predict    fullyconv predict {self.run} PHOTOS --out masks/"
+            f"{self.epochs:.1f} epochs, {counted(self.steps, 'step')} in {self.minutes:.1f} min\n"
+            f"{look}{self._predicting()}"
         )
+
+    def _predicting(self) -> str:
+        """The commands that predict with the best model: all pictures of a scene in, each head's masks out."""
+        config = json.loads((self.run / "model" / artefact.CONFIG).read_text(encoding="utf-8"))
+        further = ",".join(["MORE/{name}.png"] * (len(config["preprocessing"]["bands"]) - 1))
+        words = ["fullyconv", "predict", str(self.run), "PHOTOS", *(["--more", further] if further else []), "--out"]
+        heads = [[f"masks/{name}", "--head", name] for name in artefact.labels_of_heads(config)] or [["masks/"]]
+        return "\n".join(f"predict    {shlex.join([*words, *head])}" for head in heads)
 
     def write(self) -> None:
         """Writes result.json into the run folder, the last file of a run: where it stands, the run is over."""

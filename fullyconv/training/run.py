@@ -60,6 +60,7 @@ from fullyconv.training.processes import agreed, process_group
 from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced, tune_scores_only
 from fullyconv.training.result import TrainingRun
 from fullyconv.training.stages import staged_options, train_in_stages
+from fullyconv.wording import counted
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -419,7 +420,7 @@ def _refuse_unlabelled(dataset: Dataset) -> None:
         if bare:
             raise FullyconvError(
                 "SEG-T004",
-                f"{len(bare)} of {len(dataset.pairs(split))} images of split {split} have no mask, such as {bare[0]}; "
+                f"{len(bare)} of {counted(len(dataset.pairs(split)), 'image')} of split {split} have no mask, such as {bare[0]}; "
                 "label them or take them out of the split",
             )
 
@@ -447,7 +448,7 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         if model.labels.names != dataset.labels.names:
             raise FullyconvError(
                 "SEG-M006",
-                f"the model has {len(model.labels)} classes ({', '.join(model.labels.names[:5])}, ...), the data "
+                f"the model has {counted(len(model.labels), 'class')} ({', '.join(model.labels.names[:5])}, ...), the data "
                 f"{len(dataset.labels)} ({', '.join(dataset.labels.names[:5])}, ...); make a new model, or start from "
                 "this one's weights with --pretrained",
             )
@@ -472,8 +473,8 @@ def _refuse_uneven(plan: Plan, processes: int) -> None:
         near = max(1, round(plan.recipe.batch / (plan.parts * processes))) * plan.parts * processes
         raise FullyconvError(
             "SEG-T007",
-            f"a batch of {plan.recipe.batch} cannot be split over {processes} processes with {plan.parts} parts each; "
-            f"use --batch {near}",
+            f"a batch of {plan.recipe.batch} cannot be split over {counted(processes, 'process')} with "
+            f"{counted(plan.parts, 'part')} each; use --batch {near}",
         )
 
 
@@ -508,8 +509,8 @@ def _introduction(
 ) -> list[str]:
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     recipe = plan.recipe
-    length = f"{plan.steps} steps" if plan.steps else f"a budget of {(plan.budget_seconds or 0) / 60:g} minutes"
-    heads = ", ".join(f"{name} ({len(head.labels)} classes)" for name, head in dataset.heads.items())
+    length = counted(plan.steps, "step") if plan.steps else f"a budget of {(plan.budget_seconds or 0) / 60:.3g} minutes"
+    heads = ", ".join(f"{name} ({counted(len(head.labels), 'class')})" for name, head in dataset.heads.items())
     lines = [
         *(f"{examination}\n" for examination in examinations),
         *([f"heads: {heads}"] if dataset.also else []),
