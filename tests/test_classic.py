@@ -5,14 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scenes import squares
+from thin import trunk_of
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
-from fullyconv.models import ClassicFCN, ClassicTrunk, create, start_from
-from fullyconv.models.classic import CLASSICS, Classic, Geometry, Layers, Rectified, torchvision_names
+from fullyconv.models import ClassicFCN, create, start_from
+from fullyconv.models.classic import CLASSICS, Classic, ClassicNet, Layers, Rectified, torchvision_names
 from fullyconv.prediction import Segmenter, load
-from fullyconv.surgery import bilinear_kernel, trace
+from fullyconv.surgery import bilinear_kernel, convolutionalize, trace
 from fullyconv.training import train
 
 # Name, learned parameters, crop offsets, receptive field.
@@ -30,7 +31,7 @@ def blank(name: str, num_classes: int = 21) -> ClassicFCN:
     match = name.partition("-")
     strides = [stride for stride in (8, 16, 32) if stride >= int(match[0].strip("fcns"))]
     with torch.device("meta"):
-        trunk = ClassicTrunk(name.rpartition("-")[2], strides, geometry="caffe").eval()
+        trunk = trunk_of(name.rpartition("-")[2], strides, "caffe").eval()
         placed = trace(trunk)
     return ClassicFCN(trunk, placed, num_classes, mean=[0.0] * 3, std=[1.0] * 3).to("meta")
 
@@ -54,12 +55,8 @@ def test_googlenet_has_six_million_parameters_and_stride_32():
 def test_500_pixels_give_the_papers_map_of_ten_cells(name):
     native = {"fcn32s-alexnet": 227, "fcn32s-vgg16": 224}[name]
     with torch.device("meta"):
-        layers = CLASSICS[name.rpartition("-")[2]].layers(3, "same")
-        for layer in ("conv1", "fc6"):
-            if isinstance(layers.get(layer), nn.Conv2d):
-                layers[layer].padding = (0, 0)
-        chain = nn.Sequential(*layers.values())
-        sizes = [chain(torch.zeros(1, 3, size, size)).shape[-1] for size in (native, 500)]
+        dense = convolutionalize(ClassicNet(name.rpartition("-")[2]), (native, native))
+        sizes = [dense(torch.zeros(1, 3, size, size)).shape[-1] for size in (native, 500)]
     assert sizes == [1, 10]
 
 
@@ -88,22 +85,20 @@ def test_nets_that_the_authors_left_out_cover_every_image_too(name):
             assert model.grid.start + stride * (cells - 1) >= size - 1
 
 
-def miniature(bands: int, geometry: Geometry) -> Layers:
+def miniature(bands: int) -> Layers:
     """VGG16's geometry with few channels."""
     layers: Layers = {}
     for block in range(1, 6):
-        padding = 100 if block == 1 and geometry == "caffe" else 1
-        layers[f"conv{block}_1"] = Rectified(bands, 6, 3, padding=padding)
+        layers[f"conv{block}_1"] = Rectified(bands, 6, 3, padding=1)
         layers[f"pool{block}"] = nn.MaxPool2d(2, 2, ceil_mode=True)
         bands = 6
-    layers["fc6"] = Rectified(6, 8, 7, padding=0 if geometry == "caffe" else 3)
-    layers["drop7"] = nn.Dropout(0.5)
-    return layers
+    hidden = {"flatten": nn.Flatten(), "fc6": nn.Linear(6 * 49, 8), "relu6": nn.ReLU(), "drop7": nn.Dropout(0.5)}
+    return {**layers, **hidden, "fc8": nn.Linear(8, 10)}
 
 
 @pytest.fixture(autouse=True)
 def _with_a_miniature(monkeypatch):
-    monkeypatch.setitem(CLASSICS, "mini", Classic(miniature, CLASSICS["vgg16"].taps))
+    monkeypatch.setitem(CLASSICS, "mini", Classic(miniature, 224, CLASSICS["vgg16"].taps))
 
 
 def mini(name: str, **options: object) -> ClassicFCN:
@@ -210,7 +205,7 @@ def test_only_the_chosen_kernels_are_trained(upscore, trained):
 
 @pytest.mark.parametrize("padding", [81, 100, 113, 164])
 def test_any_padding_derives_its_offsets(padding):
-    trunk = ClassicTrunk("mini", [8, 16, 32], geometry="caffe").eval()
+    trunk = trunk_of("mini", [8, 16, 32], "caffe").eval()
     trunk.conv1_1.padding = (padding, padding)
     model = ClassicFCN(trunk, trace(trunk), 2, mean=[0.0] * 3, std=[1.0] * 3)
     # The taps move together; only the image lies elsewhere under them.
@@ -218,7 +213,7 @@ def test_any_padding_derives_its_offsets(padding):
 
 
 def test_too_little_padding_is_refused():
-    trunk = ClassicTrunk("mini", [32], geometry="caffe").eval()
+    trunk = trunk_of("mini", [32], "caffe").eval()
     trunk.conv1_1.padding = (1, 1)
     with pytest.raises(ValueError, match=r"pads too little.*would be -80; pad.*80 or more"):
         ClassicFCN(trunk, trace(trunk, size=(256, 288)), 2, mean=[0.0] * 3, std=[1.0] * 3)
@@ -240,7 +235,7 @@ def test_torchvisions_layers_are_found_by_position():
         from torchvision.models import vgg16
 
         theirs = {name: tuple(tensor.shape) for name, tensor in vgg16().state_dict().items()}
-        ours = ClassicTrunk("vgg16", [32]).state_dict()
+        ours = trunk_of("vgg16", [32]).state_dict()
     for stem, name in torchvision_names().items():
         kernel = ours[f"{name}.weight"]
         assert int(np.prod(theirs[f"{stem}.weight"])) == kernel.numel()

@@ -5,12 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from thin import trunk_of
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
-from fullyconv.models.classic import ClassicTrunk, Geometry
+from fullyconv.models.classic import Geometry
 from fullyconv.models.dense import a_trous, patches, rarefied, shift_and_stitch
 from fullyconv.surgery import blueprint, trace
 
@@ -264,7 +265,7 @@ def test_an_a_trous_network_has_the_weights_of_its_own_and_stride_one_everywhere
 @pytest.mark.parametrize("geometry", ["same", "caffe"])
 def test_the_papers_trunks_become_dense_at_every_tap(name: str, geometry: Geometry) -> None:
     with torch.device("meta"):
-        trunk = ClassicTrunk(name, (8, 16, 32), geometry=geometry)
+        trunk = trunk_of(name, (8, 16, 32), geometry)
     taps, dense = (trace(network, size=(1024, 1280)).grids for network in (trunk.eval(), a_trous(trunk)))
     assert [(tap.stride, tap.start, tap.field) for tap in dense] == [(1, tap.start, tap.field) for tap in taps]
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
-from fullyconv.models import FCN, Upscore, _from_hub, _least_size, create, start_from
-from fullyconv.models.trunks import TimmTrunk
-from fullyconv.surgery import trace
+from fullyconv.models import FCN, Upscore, _least_size, create, start_from
+from fullyconv.models.classifiers import _from_hub, classifier
+from fullyconv.surgery import NotConvertible, convolutionalize, trace
 
 TINY = "fcn8s-test_resnet"
 
@@ -147,7 +147,7 @@ def test_a_classifiers_weights_are_taken_over(tmp_path):
     torch.save({"state_dict": classifier.state_dict()}, tmp_path / "classifier.pth")
     model = create(TINY, 3)
     taken = start_from(model, tmp_path / "classifier.pth")
-    assert torch.equal(model.trunk.network.conv1[0].weight, classifier.conv1[0].weight)
+    assert torch.equal(model.trunk.get_submodule("conv1.0").weight, classifier.conv1[0].weight)
     assert any(name.startswith(("fc", "head")) for name in taken.dropped)
 
 
@@ -167,8 +167,9 @@ def test_unknown_names_get_the_nearest():
 
 
 def test_a_missing_stride_is_refused_with_one_that_exists():
-    with pytest.raises(FullyconvError, match=r"SEG-M002.*not at 3, 5; use fcn32s-test_resnet"):
-        TimmTrunk("test_resnet", [3, 5])
+    dense = convolutionalize(classifier("test_resnet").network, (160, 160))
+    with pytest.raises(NotConvertible, match=r"maps at strides .*8, 16, 32, not at 3, 5; fcn32s is possible"):
+        dense.trunk([3, 5])
 
 
 def test_a_trunk_of_one_stride_is_refused_with_one_that_shrinks():

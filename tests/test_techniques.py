@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scenes import squares
-from thin import make_thin
+from thin import make_thin, trunk_of
 from torch import Tensor, nn
 
 from fullyconv.datasets import open_dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.kernels import upsample_argmax
-from fullyconv.models import FCN, ClassicTrunk, create
+from fullyconv.models import FCN, create
 from fullyconv.sampling import Stream
 from fullyconv.surgery import trace
 from fullyconv.training import train
@@ -133,7 +133,7 @@ def test_every_switch_can_be_thrown(data: Path, tmp_path: Path, switches: dict[s
 
 def test_dropout_is_element_wise_after_both_hidden_layers(monkeypatch: pytest.MonkeyPatch):
     make_thin(monkeypatch, "vgg16")
-    trunk = ClassicTrunk("vgg16", [32]).train()
+    trunk = trunk_of("vgg16", [32]).train()
     layers = list(trunk.named_children())
     for hidden in ("fc6", "fc7"):
         index = next(number for number, (name, _) in enumerate(layers) if name == hidden)

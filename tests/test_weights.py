@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from caffe_files import write_caffemodel
-from thin import make_thin
+from thin import make_thin, trunk_of
 
 from fullyconv.errors import FullyconvError
-from fullyconv.models import ClassicTrunk, create, start_from, weights
+from fullyconv.models import create, start_from, weights
 from fullyconv.models.weights import read_caffemodel, read_weights
 
 LAYERS = {
@@ -175,7 +175,7 @@ def test_a_published_name_stands_for_published_bytes(tmp_path, monkeypatch, name
 
 def test_a_trunk_of_ours_is_not_caffes(tmp_path, monkeypatch):
     make_thin(monkeypatch, "vgg16")
-    trunk = ClassicTrunk("vgg16", [32])
+    trunk = trunk_of("vgg16", [32])
     torch.save(trunk.state_dict(), tmp_path / "trunk.pth")
     assert not read_weights(tmp_path / "trunk.pth").caffe
     model = create("fcn32s-vgg16", 3)

@@ -7,15 +7,14 @@ from functools import partial
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fullyconv.experiments.findings import Findings, Row
 from fullyconv.experiments.timing import interleaved
 from fullyconv.experiments.workbench import Workbench
-from fullyconv.models.classic import CLASSICS, Layers
+from fullyconv.models import classifier
+from fullyconv.surgery import DenseClassifier, convolutionalize
 
-CLASSES = 1000
 CELLS = 100  # of the map: so many patches give the same scores
 TIMED = 4  # patches that are timed one by one
 BATCH = 16
@@ -138,38 +137,15 @@ def _both(network: nn.Module, images: Sequence[Tensor]) -> None:
         torch.autograd.grad(network(image).sum(), parameters)
 
 
-def alexnet() -> nn.Sequential:
-    """CaffeNet with the padding that it was trained with."""
-    return _classifier(CLASSICS["alexnet"].layers(3, "caffe"), "conv1", 0, 4096)
-
-
-def vgg16() -> nn.Sequential:
-    """VGG16 with the padding that it was trained with."""
-    return _classifier(CLASSICS["vgg16"].layers(3, "caffe"), "conv1_1", 1, 4096)
-
-
-def googlenet() -> nn.Sequential:
-    """GoogLeNet with the padding that it was trained with and its average pool, which slides."""
-    layers = CLASSICS["googlenet"].layers(3, "caffe")
-    return _classifier({**layers, "pool5_7x7_s1": nn.AvgPool2d(7, 1)}, "conv1_7x7_s2", 3, 1024)
-
-
-def resnet18() -> nn.Sequential:
-    """Torchvision's ResNet-18; its average pool, over the whole map there, slides."""
-    layers = list(torchvision.models.resnet18().children())[:-2]
-    return nn.Sequential(*layers, nn.AvgPool2d(7, 1), nn.Conv2d(512, CLASSES, 1))
-
-
-def _classifier(layers: Layers, first: str, padding: int, channels: int) -> nn.Sequential:
-    conv = layers[first]
-    assert isinstance(conv, nn.Conv2d)
-    conv.padding = (padding, padding)
-    return nn.Sequential(*layers.values(), nn.Conv2d(channels, CLASSES, 1))
+def sliding(name: str) -> DenseClassifier:
+    """A classifier that slides, its average pool too, with the paddings that it was trained with."""
+    source = classifier(name)
+    return convolutionalize(source.network, source.size)
 
 
 CASES = {
-    "AlexNet": Case(alexnet, 227, 500),
-    "VGG16": Case(vgg16, 224, 500),
-    "GoogLeNet": Case(googlenet, 224, 512),  # its pools leave 9 x 9 cells of 500 pixels
-    "ResNet-18": Case(resnet18, 224, 500),
+    "AlexNet": Case(partial(sliding, "alexnet"), 227, 500),
+    "VGG16": Case(partial(sliding, "vgg16"), 224, 500),
+    "GoogLeNet": Case(partial(sliding, "googlenet"), 224, 512),  # its pools leave 9 x 9 cells of 500 pixels
+    "ResNet-18": Case(partial(sliding, "torchvision:resnet18"), 224, 500),
 }

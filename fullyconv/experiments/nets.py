@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from fullyconv.experiments.findings import Findings, Row
 from fullyconv.experiments.timing import interleaved
 from fullyconv.experiments.workbench import Workbench
 from fullyconv.models import FCN, create
-from fullyconv.models.classic import Inception, Rectified
 
 CLASSES = 21
 LAST_POOL = 7  # GoogLeNet's average pool, which section 4.1 discards
@@ -73,8 +73,12 @@ def conclusion(rows: list[Row]) -> str:
 
 def conv_layers(net: FCN) -> int:
     """The convolutions that an image goes through one after the other, fully connected ones and the score included."""
-    deep = {Rectified: 1, Inception: 2}
-    return sum(deep.get(type(layer), 0) for layer in net.trunk.children()) + 1
+    depth: dict[Any, int] = {}
+    for node in net.trunk.graph.nodes:  # type: ignore[union-attr]
+        before = max((depth[source] for source in node.all_input_nodes), default=0)
+        layer = net.trunk.get_submodule(node.target) if node.op == "call_module" else None
+        depth[node] = before + isinstance(layer, nn.Conv2d)
+    return max(depth.values()) + 1
 
 
 def _measured(bench: Workbench, names: list[str], size: int, rounds: int) -> dict[str, Any]:

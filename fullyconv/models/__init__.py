@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -11,32 +11,32 @@ from typing import Any
 
 import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD, statistics
 from fullyconv.models.caffe import in_our_names, refuse_other_data
-from fullyconv.models.classic import CLASSICS, ClassicFCN, ClassicTrunk, Geometry, torchvision_names
+from fullyconv.models.classic import CLASSICS, ClassicFCN, Geometry, in_geometry, torchvision_names
+from fullyconv.models.classifiers import Classifier, classifier, in_bands, renamed
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.streams import LateFusion
-from fullyconv.models.trunks import TimmTrunk, in_bands, unreachable
 from fullyconv.models.weights import Weights, read_weights
-from fullyconv.surgery import Transplant, trace, transplant
+from fullyconv.surgery import NotConvertible, Transplant, blueprint, convolutionalize, trace, transplant
 from fullyconv.wording import counted
 
 __all__ = [
     "FCN",
     "Alignment",
     "ClassicFCN",
-    "ClassicTrunk",
+    "Classifier",
     "Geometry",
     "LateFusion",
-    "TimmTrunk",
     "Upscore",
     "Upscoring",
+    "classifier",
     "create",
+    "fcn_over",
     "start_from",
     "zero_score_layer",
 ]
@@ -100,14 +100,71 @@ def create(
         raise FullyconvError(
             "SEG-M002", f"Caffe's geometry is that of {', '.join(CLASSICS)}, not of {trunk_name}; use --geometry same"
         )
-    trunk = _trunk(trunk_name, [each for each in (4, 8, 16, 32) if each >= stride], channels, geometry, pretrained)
+    strides = [each for each in (4, 8, 16, 32) if each >= stride]
+    source = classifier(trunk_name, channels=channels, pretrained=pretrained)
+    try:
+        trunk = convolutionalize(source.network, source.size, channels=channels).trunk(
+            strides, CLASSICS[trunk_name].taps if trunk_name in CLASSICS else None
+        )
+    except NotConvertible as error:
+        raise FullyconvError(
+            "SEG-M002", f"{trunk_name} cannot be made fully convolutional: {error}; try resnet18 or convnext_atto"
+        ) from error
+    return fcn_over(
+        in_geometry(trunk, geometry) if trunk_name in CLASSICS else trunk,
+        num_classes,
+        channels=channels,
+        upscore=upscore,
+        dropout=dropout,
+        alignment=alignment,
+        geometry=geometry,
+        at_once=at_once,
+        mean=mean,
+        std=std,
+        log_bands=log_bands,
+    )
+
+
+def fcn_over(
+    trunk: nn.Module,
+    num_classes: int,
+    *,
+    channels: int = 3,
+    upscore: Upscoring = "fixed",
+    dropout: float = 0.0,
+    alignment: Alignment = "grid",
+    geometry: Geometry = "same",
+    at_once: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    log_bands: Sequence[int] = (),
+) -> FCN:
+    """The fully convolutional network over a trunk: whatever gives feature maps, finest first, for images of any size.
+
+    Args:
+        trunk: Its grids are traced.
+        num_classes: Score channels, whose layers start at zero.
+        channels: As for `create`, like all that follow.
+        upscore: As above.
+        dropout: As above.
+        alignment: As above.
+        geometry: As above.
+        at_once: Whether finer taps are scaled, so that all may be trained at once.
+        mean: As above.
+        std: As above.
+        log_bands: As above.
+
+    Raises:
+        FullyconvError: SEG-M002 for a trunk that does not take images of any size.
+    """
     trunk.eval()
     try:
-        traced, odd = trace(trunk, channels), trace(trunk, channels, (129, 165))
+        shadow = blueprint(trunk)
+        traced, odd = trace(shadow, channels), trace(shadow, channels, (129, 165))
     except (ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FullyconvError(
-            "SEG-M002", f"{trunk_name} does not take images of any size ({reason}); try resnet18 or convnext_atto"
+            "SEG-M002", f"the network does not take images of any size ({reason}); try resnet18 or convnext_atto"
         ) from error
     rgb = channels == 3
     settings: dict[str, Any] = {
@@ -124,7 +181,7 @@ def create(
         trunk.train(),
         traced if alignment == "grid" else replace(traced, grids=tuple(map(_centred, traced.grids))),
         num_classes,
-        least_size=_least_size(trunk, channels, int(traced.grids[-1].stride)),
+        least_size=_least_size(shadow, channels, int(traced.grids[-1].stride)),
         size_multiple=1 if odd.grids == traced.grids else int(traced.grids[-1].stride),
         **settings,
     )
@@ -177,40 +234,12 @@ def _at_once(taps: int) -> list[float]:
     return [0.01 ** (taps - 1 - number) for number in range(taps)]
 
 
-def _trunk(name: str, strides: Sequence[int], channels: int, geometry: Geometry, pretrained: bool) -> nn.Module:
-    if name not in CLASSICS:
-        return TimmTrunk(name, strides, channels=channels, pretrained=pretrained)
-    trunk = ClassicTrunk(name, strides, channels=channels, geometry=geometry)
-    if pretrained:
-        transplant(trunk, in_bands(_from_hub(name), trunk, channels))
-    return trunk
-
-
-def _from_hub(name: str) -> dict[str, Tensor]:
-    """The weights of one of the paper's classifiers under its trunk's names."""
-    if name != "vgg16":
-        raise FullyconvError(
-            "SEG-M003",
-            f"no hub holds the paper's {name}; pass the authors' file as --pretrained FILE, or --pretrained none",
-        )
-    try:
-        state = torchvision.models.vgg16(weights="IMAGENET1K_V1").state_dict()
-    except (OSError, RuntimeError) as error:
-        raise unreachable(name, error) from error
-    return {_renamed(key, torchvision_names()): tensor for key, tensor in state.items()}
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    stem, _, leaf = name.rpartition(".")
-    return f"{names.get(stem, stem)}.{leaf}"
-
-
 @torch.no_grad()
 def _least_size(trunk: nn.Module, channels: int, stride: int) -> int:
     """The smallest image, in steps of the stride, that a trunk gives maps for; some have layers without padding."""
     for size in range(stride, 9 * stride, stride):
         try:
-            trunk.eval()(torch.zeros(1, channels, size, size))
+            trunk.eval()(torch.zeros(1, channels, size, size, device=next(trunk.parameters()).device))
         except RuntimeError:
             continue
         return size
@@ -305,6 +334,6 @@ def _caffes_statistics() -> dict[str, Tensor]:
 
 
 def _own_name(name: str, own: set[str]) -> str:
-    """The network's name for a weight of a classifier: `conv1.weight` is `trunk.network.conv1.weight`."""
-    candidates = (name, f"trunk.network.{name}", f"trunk.{name}", f"trunk.{_renamed(name, torchvision_names())}")
+    """The network's name for a weight of a classifier: `conv1.weight` is `trunk.conv1.weight`."""
+    candidates = (name, f"trunk.{name}", f"trunk.{renamed(name, torchvision_names())}")
     return next((candidate for candidate in candidates if candidate in own), name)

@@ -1,26 +1,28 @@
-"""The paper's networks: VGG16, CaffeNet and GoogLeNet as trunks, and the fully convolutional net in Caffe's geometry.
+"""The paper's networks: VGG16, CaffeNet and GoogLeNet as classifiers, and the FCN in Caffe's geometry.
 
 Layers carry the names of the authors' files. Source: Long, Shelhamer and Darrell 2015, section 4.1, and the network
 definitions of the authors' release; Simonyan and Zisserman 2015; Krizhevsky, Sutskever and Hinton 2012 as in Caffe's
 reference model; Szegedy et al. 2015.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, no_type_check
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fullyconv.geometry import Grid
-from fullyconv.models.fcn import FCN, Upscoring
+from fullyconv.models.fcn import FCN
 from fullyconv.surgery import Trace
 
 Geometry = Literal["same", "caffe"]
 
 Layers = dict[str, nn.Module]
 
+IMAGENET_CLASSES = 1000
 CAFFE_PADDING = 100  # of the first layer: with it, the output of any image can be cropped to cover that image
 
 
@@ -51,6 +53,7 @@ class Inception(nn.Module):
         self.five = nn.Sequential(Rectified(bands, five[0], 1), Rectified(*five, 5, padding=2))
         self.pooled = nn.Sequential(nn.MaxPool2d(3, 1, padding=1), Rectified(bands, pooled, 1))
 
+    @no_type_check  # the graph is traced with a stand-in for the tensor
     def forward(self, image: Tensor) -> Tensor:
         return torch.cat([self.one(image), self.three(image), self.five(image), self.pooled(image)], 1)
 
@@ -63,32 +66,35 @@ def _response_norm() -> nn.LocalResponseNorm:
     return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75)
 
 
-def _fully_connected(bands: int, kernel_size: int, padding: int) -> Layers:
-    """The classifier's hidden layers as convolutions, whose kernels cover the whole map at its native size."""
+def _fully_connected(bands: int, kernel_size: int) -> Layers:
+    """The classifier's hidden layers and its last one, which read the whole map at its native size."""
     return {
-        "fc6": Rectified(bands, 4096, kernel_size, padding=padding),
+        "flatten": nn.Flatten(),
+        "fc6": nn.Linear(bands * kernel_size**2, 4096),
+        "relu6": nn.ReLU(inplace=True),
         "drop6": nn.Dropout(0.5),
-        "fc7": Rectified(4096, 4096, 1),
+        "fc7": nn.Linear(4096, 4096),
+        "relu7": nn.ReLU(inplace=True),
         "drop7": nn.Dropout(0.5),
+        "fc8": nn.Linear(4096, IMAGENET_CLASSES),
     }
 
 
-def vgg16(bands: int, geometry: Geometry) -> Layers:
-    """VGG16 up to fc7."""
+def vgg16(bands: int) -> Layers:
+    """VGG16."""
     layers: Layers = {}
     for block, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], start=1):
         for number in range(1, depth + 1):
-            padding = CAFFE_PADDING if geometry == "caffe" and not layers else 1
-            layers[f"conv{block}_{number}"] = Rectified(bands, width, 3, padding=padding)
+            layers[f"conv{block}_{number}"] = Rectified(bands, width, 3, padding=1)
             bands = width
         layers[f"pool{block}"] = _pool(2)
-    return layers | _fully_connected(bands, 7, 0 if geometry == "caffe" else 3)
+    return layers | _fully_connected(bands, 7)
 
 
-def alexnet(bands: int, geometry: Geometry) -> Layers:
-    """CaffeNet up to fc7: AlexNet with its two groups, and response normalisation after pooling."""
+def alexnet(bands: int) -> Layers:
+    """CaffeNet: AlexNet with its two groups, and response normalisation after pooling."""
     return {
-        "conv1": Rectified(bands, 96, 11, 4, padding=CAFFE_PADDING if geometry == "caffe" else 5),
+        "conv1": Rectified(bands, 96, 11, 4),
         "pool1": _pool(3),
         "norm1": _response_norm(),
         "conv2": Rectified(96, 256, 5, padding=2, groups=2),
@@ -98,14 +104,14 @@ def alexnet(bands: int, geometry: Geometry) -> Layers:
         "conv4": Rectified(384, 384, 3, padding=1, groups=2),
         "conv5": Rectified(384, 256, 3, padding=1, groups=2),
         "pool5": _pool(3),
-        **_fully_connected(256, 6, 0 if geometry == "caffe" else 3),
+        **_fully_connected(256, 6),
     }
 
 
-def googlenet(bands: int, geometry: Geometry) -> Layers:
-    """GoogLeNet up to inception_5b, without its auxiliary classifiers and, as in the paper, its last average pool."""
+def googlenet(bands: int) -> Layers:
+    """GoogLeNet without its auxiliary classifiers."""
     return {
-        "conv1_7x7_s2": Rectified(bands, 64, 7, 2, padding=CAFFE_PADDING if geometry == "caffe" else 3),
+        "conv1_7x7_s2": Rectified(bands, 64, 7, 2, padding=3),
         "pool1_3x3_s2": _pool(3),
         "pool1_norm1": _response_norm(),
         "conv2_3x3_reduce": Rectified(64, 64, 1),
@@ -123,62 +129,77 @@ def googlenet(bands: int, geometry: Geometry) -> Layers:
         "pool4_3x3_s2": _pool(3),
         "inception_5a": Inception(832, 256, (160, 320), (32, 128), 128),
         "inception_5b": Inception(832, 384, (192, 384), (48, 128), 128),
+        "pool5_7x7_s1": nn.AvgPool2d(7, 1),
+        "pool5_drop": nn.Dropout(0.4),
+        "flatten": nn.Flatten(),
+        "loss3_classifier": nn.Linear(1024, IMAGENET_CLASSES),
     }
 
 
 @dataclass(frozen=True)
 class Classic:
-    """A network of the paper: how its layers are made, and which of them is scored at which stride."""
+    """A network of the paper: how its layers are made, the image that it classifies, and what is scored where.
 
-    layers: Callable[[int, Geometry], Layers]
+    Args:
+        layers: By Caffe's names, for images of so many bands.
+        size: Height and width of the images that it classifies.
+        taps: The layer that is scored at each stride. The paper takes what leaves a pool, and GoogLeNet without its
+            last one.
+    """
+
+    layers: Callable[[int], Layers]
+    size: int
     taps: Mapping[int, str]
 
 
 CLASSICS = {
-    "vgg16": Classic(vgg16, {4: "pool2", 8: "pool3", 16: "pool4", 32: "drop7"}),
-    "alexnet": Classic(alexnet, {4: "conv1", 8: "norm1", 16: "norm2", 32: "drop7"}),
-    "googlenet": Classic(googlenet, {4: "pool1_norm1", 8: "inception_3b", 16: "inception_4e", 32: "inception_5b"}),
+    "vgg16": Classic(vgg16, 224, {4: "pool2", 8: "pool3", 16: "pool4", 32: "drop7"}),
+    "alexnet": Classic(alexnet, 227, {4: "conv1", 8: "norm1", 16: "norm2", 32: "drop7"}),
+    "googlenet": Classic(googlenet, 224, {4: "pool1_norm1", 8: "inception_3b", 16: "inception_4e", 32: "inception_5b"}),
 }
 
 
-class ClassicTrunk(nn.Module):
-    """The feature maps of one of the paper's networks, for an image `(N, C, H, W)`, finest first.
+class ClassicNet(nn.Sequential):
+    """One of the paper's classifiers: logits `(N, 1000)` for images `(N, C, H, W)` of its own size.
 
     Args:
         name: Key of `CLASSICS`.
-        strides: Wanted strides among 4, 8, 16 and 32.
         channels: Bands of the image.
-        geometry: `caffe` pads the image by 100 pixels and fc6 by none, as the authors do; `same` lets both keep the
-            size of their maps, for no more work than the image needs.
     """
 
-    def __init__(self, name: str, strides: Sequence[int], *, channels: int = 3, geometry: Geometry = "same") -> None:
-        super().__init__()
-        classic = CLASSICS[name]
-        for layer, module in classic.layers(channels, geometry).items():
-            self.add_module(layer, module)
-        self.taps = {classic.taps[stride] for stride in strides}
+    def __init__(self, name: str, channels: int = 3) -> None:
+        with torch.device("meta"):  # torch's own initialisation would only cost time
+            super().__init__(OrderedDict(CLASSICS[name].layers(channels)))
+        self.to_empty(device=torch.get_default_device())
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        maps = []
-        for name, layer in self.named_children():
-            image = layer(image)
-            if name in self.taps:
-                maps.append(image)
-        return maps
+
+def in_geometry(trunk: nn.Module, geometry: Geometry) -> nn.Module:
+    """The trunk of one of the paper's classifiers in Caffe's geometry or one that keeps sizes, changing its paddings.
+
+    Args:
+        trunk: Of a converted `ClassicNet`.
+        geometry: `caffe` pads the image by 100 pixels and fc6 by none, as the authors do; `same` lets both keep the
+            size of their maps, for no more work than the image needs.
+    """
+    first = next(module for module in trunk.modules() if isinstance(module, nn.Conv2d))
+    first.padding = (CAFFE_PADDING if geometry == "caffe" else first.kernel_size[0] // 2,) * 2
+    hidden = getattr(trunk, "fc6", None)
+    if isinstance(hidden, nn.Conv2d) and geometry == "caffe":
+        hidden.padding = (0, 0)
+    return trunk
 
 
 def torchvision_names() -> dict[str, str]:
     """Our names for the layers of torchvision's VGG16, by theirs: `features.0` is conv1_1, `classifier.0` is fc6."""
     names, index = {"classifier.0": "fc6", "classifier.3": "fc7"}, 0
     with torch.device("meta"):
-        layers = vgg16(3, "same")
+        layers = vgg16(3)
     for name, layer in layers.items():
-        if isinstance(layer, Rectified) and name.startswith("conv"):
+        if name.startswith("conv"):
             names[f"features.{index}"] = name
         index += 2 if isinstance(layer, Rectified) else 1  # theirs has each ReLU as a layer of its own
     return names
@@ -199,31 +220,8 @@ class ClassicFCN(FCN):
     Source: the network definitions of the authors' release, and Caffe's `coord_map.py`.
     """
 
-    def __init__(
-        self,
-        trunk: nn.Module,
-        trace: Trace,
-        num_classes: int,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        upscore: Upscoring = "fixed",
-        dropout: float = 0.0,
-        tap_scales: Sequence[float] | None = None,
-        log_bands: Sequence[int] = (),
-    ) -> None:
-        super().__init__(
-            trunk,
-            trace,
-            num_classes,
-            mean=mean,
-            std=std,
-            upscore=upscore,
-            dropout=dropout,
-            tap_scales=tap_scales,
-            log_bands=log_bands,
-            least_size=1,
-        )
+    def __init__(self, trunk: nn.Module, trace: Trace, num_classes: int, **settings: Any) -> None:
+        super().__init__(trunk, trace, num_classes, **settings, least_size=1)
         offsets, wide = [], self.coarsest
         for fine in reversed(self.grids[:-1]):
             wide = _deconvolved(wide, fine)

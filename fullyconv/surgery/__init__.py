@@ -1,5 +1,6 @@
 """Operations on networks: any classifier made to slide, weights moved from net to net, the grid of any layer."""
 
+from fullyconv.surgery.conversion import DenseClassifier, NotConvertible, convolutionalize
 from fullyconv.surgery.layers import (
     Transplant,
     bilinear_kernel,
@@ -12,11 +13,14 @@ from fullyconv.surgery.tracing import Call, Trace, blueprint, trace
 
 __all__ = [
     "Call",
+    "DenseClassifier",
+    "NotConvertible",
     "Trace",
     "Transplant",
     "bilinear_kernel",
     "blueprint",
     "conv_to_linear",
+    "convolutionalize",
     "linear_to_conv",
     "trace",
     "transplant",

@@ -26,14 +26,10 @@ def linear_to_conv(linear: nn.Linear, kernel_size: tuple[int, int] = (1, 1)) -> 
         raise ValueError(
             f"a linear layer with {linear.in_features} inputs cannot read maps of {height} x {width} cells"
         )
-    has_bias, weight = linear.bias is not None, linear.weight
-    conv = nn.Conv2d(
-        channels, linear.out_features, kernel_size, bias=has_bias, device=weight.device, dtype=weight.dtype
-    )
-    with torch.no_grad():
-        conv.weight.copy_(linear.weight.view_as(conv.weight))
-        if conv.bias is not None:
-            conv.bias.copy_(linear.bias)
+    conv = nn.Conv2d(channels, linear.out_features, kernel_size, bias=linear.bias is not None, device="meta")
+    conv.weight = nn.Parameter(linear.weight.detach().reshape(conv.weight.shape).clone())
+    if linear.bias is not None:
+        conv.bias = nn.Parameter(linear.bias.detach().clone())
     return conv
 
 

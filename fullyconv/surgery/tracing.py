@@ -81,23 +81,37 @@ def trace(
         ValueError: If an output has no grid, or maps of unlike strides are added, or the network fails on the image;
             with the name of the layer.
     """
-    image = torch.zeros(1, channels, *size, **_numbers_of(module))
-    _mark(image, Grid(), size)
-    with _running_layers(module) as layers, _GridMode(layers) as watch:
-        outputs = module(image)
+    outputs, watch = watched(module, module, channels, size)
     if isinstance(outputs, Tensor):
         outputs = [outputs]
     for number, output in enumerate(outputs):
-        if _placed(output) is None:
+        if place_of(output) is None:
             lost = "".join(f"; {call} looks at the whole map" for call in watch.mixing[-1:])
             raise ValueError(f"output {number} of the network does not follow from its input cell by cell{lost}")
-    placed = [_placed(output) for output in outputs]
+    places = [place_of(output) for output in outputs]
     return Trace(
-        tuple(place.grid for place in placed if place),
+        tuple(place.grid for place in places if place),
         tuple(output.shape[1] for output in outputs),
         tuple(watch.windows),
         tuple(watch.mixing),
     )
+
+
+def watched(
+    network: object, function: Callable[[Tensor], Any], channels: int, size: tuple[int, int]
+) -> tuple[Any, "GridMode"]:
+    """What a function gives for a blank image while every torch function that it calls hands the grid on.
+
+    Args:
+        network: Whose layers run; tells the device and the precision.
+        function: Of the image.
+        channels: Bands of the image.
+        size: Height and width of the image.
+    """
+    image = torch.zeros(1, channels, *size, **_numbers_of(network))
+    _mark(image, Grid(), size)
+    with _running_layers(network) as layers, GridMode(layers) as watch:
+        return function(image), watch
 
 
 def _numbers_of(module: object) -> dict[str, Any]:
@@ -135,7 +149,7 @@ def _running_layers(module: object) -> Iterator[list[str]]:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """The grid of a map and its height and width, which stand at axes 2, 3 or, channels last, at 1, 2."""
 
     grid: Grid
@@ -145,15 +159,16 @@ class _Place:
         return tensor.ndim == 4 and self.size in (tuple(tensor.shape[2:]), tuple(tensor.shape[1:3]))
 
 
-def _placed(tensor: Tensor) -> _Place | None:
+def place_of(tensor: Tensor) -> Place | None:
+    """Where a tensor that a watched function gave lies on the image; None if it does not follow cell by cell."""
     return getattr(tensor, "_fullyconv_place", None)
 
 
 def _mark(tensor: Tensor, grid: Grid, size: tuple[int, int]) -> None:
-    tensor._fullyconv_place = _Place(grid, size)  # type: ignore[attr-defined]
+    tensor._fullyconv_place = Place(grid, size)  # type: ignore[attr-defined]
 
 
-class _GridMode(TorchFunctionMode):
+class GridMode(TorchFunctionMode):
     """Hands the grid of a function's inputs on to its output."""
 
     def __init__(self, layers: Sequence[str]) -> None:
@@ -167,7 +182,7 @@ class _GridMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        places = [place for tensor in _tensors((*args, *kwargs.values())) if (place := _placed(tensor))]
+        places = [place for tensor in _tensors((*args, *kwargs.values())) if (place := place_of(tensor))]
         name = getattr(func, "__name__", "").strip("_")
         for result in _tensors([output]) if places else ():
             if name in _WINDOWED and result.ndim == 4:
@@ -177,7 +192,7 @@ class _GridMode(TorchFunctionMode):
                 self._carry_over(name, places, result)
         return output
 
-    def _carry_over(self, name: str, places: list[_Place], result: Tensor) -> None:
+    def _carry_over(self, name: str, places: list[Place], result: Tensor) -> None:
         same = [place for place in places if place.holds(result)]
         if not same:
             if result.is_floating_point() and max(places[0].size) > 1:
