@@ -242,14 +242,17 @@ FAULTS: dict[str, Fault] = {
     # M: models and model folders
     "SEG-M001": Fault(
         "Unknown model",
-        "A model's name is fcn32s-, fcn16s-, fcn8s- or fcn4s- and a trunk: vgg16, or a network that timm knows.",
+        "A model's name is fcn32s-, fcn16s-, fcn8s- or fcn4s- and a classifier: vgg16, a network that timm knows, "
+        "torchvision:NAME, hf-hub:ID, local-dir:FOLDER, or file.py:function.",
         "Take the nearest name that the message offers, such as fcn8s-resnet18.",
     ),
     "SEG-M002": Fault(
-        "The trunk has no map at a wanted stride",
-        "Scores are taken from feature maps at strides 4, 8, 16 and 32. Vision transformers and some networks have "
-        "only one or two of these.",
-        "Use the coarser fcn16s- or fcn32s- form that the message offers, or another trunk.",
+        "The classifier cannot be made fully convolutional",
+        "Its graph must be traceable, its head pool, flatten, norm, activation and linear layers, and its body must "
+        "take images of any size. Scores are taken from feature maps at strides 4, 8, 16 and 32; vision transformers and "
+        "some networks have only one or two of these.",
+        "Use the coarser fcn16s- or fcn32s- form that the message offers, or another classifier; in a network of your "
+        "own, mend the layer that the message names.",
     ),
     "SEG-M003": Fault(
         "Pretrained weights cannot be fetched",
@@ -321,6 +324,16 @@ FAULTS: dict[str, Fault] = {
         "stride, and nothing looks at the whole map: no flattening, global pooling, attention or upsampling.",
         "Take the trunk without its head, turn linear layers into convolutions, or use shift_and_stitch, which takes "
         "any network.",
+    ),
+    "SEG-M050": Fault(
+        "The conversion is not exact",
+        "At the classifier's own size, the converted network must give its logits within 1e-4 of their largest.",
+        "In a network of your own, see that it is deterministic in eval() and that its head only pools and scores.",
+    ),
+    "SEG-M051": Fault(
+        "A Python file gives no network",
+        "file.py:function names a function without arguments that gives a torch.nn.Module, a classifier.",
+        "Check the path and the function; run python -c 'import file; file.function()' to see it fail.",
     ),
     "SEG-M040": Fault(
         "There is no such head",
@@ -441,8 +454,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-T020": Fault(
         "Images for validation are trained on",
-        "Two data sets may hold the same photographs: much of PASCAL VOC's val is in the train list of SBD. Or one split "
-        "was named as train and as val. Scores on them flatter, and the best model is chosen by them.",
+        "Two data sets may hold the same photographs: much of PASCAL VOC's val is in the train list of SBD. Or one "
+        "split was named as train and as val. Scores on them flatter, and the best model is chosen by them.",
         "Validate on images that are not trained on. Of VOC: --val 'sbd:SBD?voc=VOC2011&val=seg11valid'.",
     ),
     "SEG-T021": Fault(

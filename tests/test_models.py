@@ -172,9 +172,14 @@ def test_a_missing_stride_is_refused_with_one_that_exists():
         dense.trunk([3, 5])
 
 
-def test_a_trunk_of_one_stride_is_refused_with_one_that_shrinks():
-    with pytest.raises(FullyconvError, match=r"SEG-M002.*one stride, 16.*resnet18"):
-        create("fcn16s-test_vit", 2)
+def test_a_transformer_has_the_stride_of_its_patches():
+    model = with_random_scores(create("fcn16s-test_vit", 2)).eval()
+    (grid,) = model.grids
+    assert (grid.stride, grid.start, model.scores(torch.rand(1, 3, 65, 40)).shape) == (16, 7.5, (1, 2, 5, 3))
+    assert model(torch.rand(1, 3, 65, 40)).shape == (1, 2, 65, 40)
+    assert model.global_operations
+    with pytest.raises(FullyconvError, match=r"SEG-M002.*one stride, 16.*fcn16s is possible"):
+        create("fcn8s-test_vit", 2)
 
 
 def test_a_trunk_without_padding_has_a_least_size():

@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
@@ -21,8 +22,17 @@ from fullyconv.models.classic import CLASSICS, ClassicFCN, Geometry, in_geometry
 from fullyconv.models.classifiers import Classifier, classifier, in_bands, renamed
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.streams import LateFusion
+from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import Weights, read_weights
-from fullyconv.surgery import NotConvertible, Transplant, blueprint, convolutionalize, trace, transplant
+from fullyconv.surgery import (
+    DenseClassifier,
+    NotConvertible,
+    Transplant,
+    blueprint,
+    convolutionalize,
+    trace,
+    transplant,
+)
 from fullyconv.wording import counted
 
 __all__ = [
@@ -36,6 +46,7 @@ __all__ = [
     "Upscoring",
     "classifier",
     "create",
+    "dense_form",
     "fcn_over",
     "start_from",
     "zero_score_layer",
@@ -103,7 +114,7 @@ def create(
     strides = [each for each in (4, 8, 16, 32) if each >= stride]
     source = classifier(trunk_name, channels=channels, pretrained=pretrained)
     try:
-        trunk = convolutionalize(source.network, source.size, channels=channels).trunk(
+        trunk = dense_form(source, channels).trunk(
             strides, CLASSICS[trunk_name].taps if trunk_name in CLASSICS else None
         )
     except NotConvertible as error:
@@ -123,6 +134,17 @@ def create(
         std=std,
         log_bands=log_bands,
     )
+
+
+def dense_form(source: Classifier, channels: int = 3) -> DenseClassifier | DenseTransformer:
+    """The classifier as a network that scores images of any size densely.
+
+    Raises:
+        NotConvertible: If it cannot be one; with the name of the layer.
+    """
+    if isinstance(source.network, VisionTransformer):
+        return DenseTransformer(source.network, source.size, channels)
+    return convolutionalize(source.network, source.size, channels=channels)
 
 
 def fcn_over(

@@ -9,7 +9,7 @@ from fullyconv.surgery.layers import (
     transplant,
     with_bands,
 )
-from fullyconv.surgery.tracing import Call, Trace, blueprint, trace
+from fullyconv.surgery.tracing import Call, Trace, blueprint, place_on, trace
 
 __all__ = [
     "Call",
@@ -22,6 +22,7 @@ __all__ = [
     "conv_to_linear",
     "convolutionalize",
     "linear_to_conv",
+    "place_on",
     "trace",
     "transplant",
     "with_bands",

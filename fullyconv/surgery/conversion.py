@@ -61,6 +61,10 @@ class DenseClassifier(nn.Module):
         scores: Tensor = self.network(image)
         return scores
 
+    def logits(self, image: Tensor) -> Tensor:
+        """The classifier's own logits `(N, K)` for images of its own size."""
+        return self(image).flatten(1)  # type: ignore[no-any-return]
+
     @property
     def score_layer(self) -> nn.Conv2d:
         """The convolution that gives the class scores."""
@@ -466,8 +470,7 @@ def _taps(
     network: fx.GraphModule, size: Size, channels: int, score: str, layers: Mapping[int, str]
 ) -> dict[int, fx.Node]:
     """The tap of each stride: what enters the module that halves the resolution; the coarsest feeds the score layer."""
-    # Larger than the classifier's own image, at which the last map may have one cell only.
-    values, _ = _survey(network, (2 * size[0], 2 * size[1]), channels)
+    values, _ = _survey(network, size, channels)
     nodes = {str(node.target): node for node in network.graph.nodes if node.op == "call_module"}
     coarsest = nodes[score].all_input_nodes[0]
     taps = {values[entering].stride: entering for entering in _entering(values, _ancestors(coarsest))}
@@ -477,7 +480,8 @@ def _taps(
 
 def _output_of(module: str, graph: fx.Graph) -> fx.Node:
     path = tuple(module.split("."))
-    return [node for node in graph.nodes if _scope(node)[: len(path)] == path][-1]
+    inside: list[fx.Node] = [node for node in graph.nodes if _scope(node)[: len(path)] == path]
+    return inside[-1]
 
 
 def _entering(values: Mapping[fx.Node, _Value], below: set[fx.Node]) -> list[fx.Node]:

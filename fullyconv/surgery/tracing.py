@@ -164,6 +164,12 @@ def place_of(tensor: Tensor) -> Place | None:
     return getattr(tensor, "_fullyconv_place", None)
 
 
+def place_on(grid: Grid, tap: Tensor, image: Tensor) -> None:
+    """Says where a map lies on an image that is watched: for maps that follow from it in ways that cannot be traced."""
+    if place_of(image):
+        _mark(tap, grid, _spatial(tap))
+
+
 def _mark(tensor: Tensor, grid: Grid, size: tuple[int, int]) -> None:
     tensor._fullyconv_place = Place(grid, size)  # type: ignore[attr-defined]
 
@@ -181,9 +187,11 @@ class GridMode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        places = [place for tensor in _tensors((*args, *kwargs.values())) if (place := place_of(tensor))]
         name = getattr(func, "__name__", "").strip("_")
+        # Norms of tensors without numbers are slow in torch, and give nothing but the shape.
+        idle = name in ("batch_norm", "layer_norm") and args[0].is_meta
+        output = torch.empty_like(args[0]) if idle else func(*args, **kwargs)
+        places = [place for tensor in _tensors((*args, *kwargs.values())) if (place := place_of(tensor))]
         for result in _tensors([output]) if places else ():
             if name in _WINDOWED and result.ndim == 4:
                 self.windows.append(Call(self.layers[-1], name, places[0].grid))
