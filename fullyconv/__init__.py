@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullyconv.converting import convert
     from fullyconv.datasets import Dataset, open_dataset
     from fullyconv.doctor import check
     from fullyconv.errors import FullyconvError
@@ -29,6 +30,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "check",
+    "convert",
     "evaluate",
     "export",
     "import_weights",
@@ -49,6 +51,7 @@ _ROOMS = {
     "Segmentation": "prediction",
     "Segmenter": "prediction",
     "check": "doctor",
+    "convert": "converting",
     "evaluate": "evaluation",
     "export": "exporting",
     "import_weights": "importing",

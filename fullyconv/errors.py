@@ -249,8 +249,8 @@ FAULTS: dict[str, Fault] = {
     "SEG-M002": Fault(
         "The classifier cannot be made fully convolutional",
         "Its graph must be traceable, its head pool, flatten, norm, activation and linear layers, and its body must "
-        "take images of any size. Scores are taken from feature maps at strides 4, 8, 16 and 32; vision transformers and "
-        "some networks have only one or two of these.",
+        "take images of any size. Scores are taken from feature maps at strides 4, 8, 16 and 32; vision transformers "
+        "and some networks have only one or two of these.",
         "Use the coarser fcn16s- or fcn32s- form that the message offers, or another classifier; in a network of your "
         "own, mend the layer that the message names.",
     ),

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -29,6 +29,7 @@ from fullyconv.surgery import (
     NotConvertible,
     Transplant,
     blueprint,
+    build,
     convolutionalize,
     trace,
     transplant,
@@ -66,6 +67,8 @@ def create(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     log_bands: Sequence[int] = (),
+    score_size: Sequence[int] = (1, 1),
+    graph: Mapping[str, Any] | None = None,
     pretrained: bool = False,
 ) -> FCN:
     """A fully convolutional network by name.
@@ -88,6 +91,8 @@ def create(
         std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
         log_bands: Bands whose logarithm the network sees, counted from 0, such as depth's; their mean and std are those
             of ln(n) / ln(65535), for a number n of a picture of 16 bits.
+        score_size: Height and width of the kernel that scores the coarsest map, of a classifier whose head was kept.
+        graph: The trunk as `surgery.describe` gave it, in place of the one that the name tells.
         pretrained: Whether timm's weights are fetched from the hub.
 
     Raises:
@@ -107,6 +112,19 @@ def create(
         )
         return _late_fusion(tower, streams, channels, mean, std, log_bands)
     stride, at_once, trunk_name = _parts(name)
+    settings: dict[str, Any] = {
+        "channels": channels,
+        "upscore": upscore,
+        "dropout": dropout,
+        "alignment": alignment,
+        "at_once": at_once,
+        "mean": mean,
+        "std": std,
+        "log_bands": log_bands,
+        "score_size": score_size,
+    }
+    if graph is not None:
+        return fcn_over(build(graph), num_classes, **settings)
     if geometry == "caffe" and trunk_name not in CLASSICS:
         raise FullyconvError(
             "SEG-M002", f"Caffe's geometry is that of {', '.join(CLASSICS)}, not of {trunk_name}; use --geometry same"
@@ -121,19 +139,8 @@ def create(
         raise FullyconvError(
             "SEG-M002", f"{trunk_name} cannot be made fully convolutional: {error}; try resnet18 or convnext_atto"
         ) from error
-    return fcn_over(
-        in_geometry(trunk, geometry) if trunk_name in CLASSICS else trunk,
-        num_classes,
-        channels=channels,
-        upscore=upscore,
-        dropout=dropout,
-        alignment=alignment,
-        geometry=geometry,
-        at_once=at_once,
-        mean=mean,
-        std=std,
-        log_bands=log_bands,
-    )
+    placed = in_geometry(trunk, geometry) if trunk_name in CLASSICS else trunk
+    return fcn_over(placed, num_classes, geometry=geometry, **settings)
 
 
 def dense_form(source: Classifier, channels: int = 3) -> DenseClassifier | DenseTransformer:
@@ -160,6 +167,7 @@ def fcn_over(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     log_bands: Sequence[int] = (),
+    score_size: Sequence[int] = (1, 1),
 ) -> FCN:
     """The fully convolutional network over a trunk: whatever gives feature maps, finest first, for images of any size.
 
@@ -175,6 +183,7 @@ def fcn_over(
         mean: As above.
         std: As above.
         log_bands: As above.
+        score_size: As above.
 
     Raises:
         FullyconvError: SEG-M002 for a trunk that does not take images of any size.
@@ -196,6 +205,7 @@ def fcn_over(
         "dropout": dropout,
         "tap_scales": _at_once(len(traced.grids)) if at_once else None,
         "log_bands": log_bands,
+        "score_size": score_size,
     }
     if geometry == "caffe":
         return ClassicFCN(trunk.train(), traced, num_classes, **settings)

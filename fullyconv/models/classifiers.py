@@ -2,7 +2,7 @@
 
 import difflib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -30,11 +30,19 @@ class Classifier:
         name: What it was asked for as, without `timm:`.
         network: The network itself.
         size: Height and width of the images that it is for.
+        own: Whether only its code tells how it is built, so that a model folder must hold its graph.
     """
 
     name: str
     network: nn.Module
     size: tuple[int, int]
+    own: bool = False
+
+    @property
+    def statistics(self) -> dict[str, Sequence[float]]:
+        """The mean and division that its images are normalised with, where it says; of images in [0, 1]."""
+        settings = _settings(self.network)
+        return {key: settings[key] for key in ("mean", "std") if key in settings}
 
 
 def classifier(name: str, *, channels: int = 3, pretrained: bool = False) -> Classifier:
@@ -61,14 +69,21 @@ def classifier(name: str, *, channels: int = 3, pretrained: bool = False) -> Cla
         name = name.removeprefix("timm:")
         network = _timms(name, channels, pretrained)
         size = SIZE
-    return Classifier(name, in_bands_of(network, channels), native_size(network, size))
+    own = ".py:" in name or name.startswith(HUBS)
+    return Classifier(
+        Path(name).name if ".py:" in name else name, in_bands_of(network, channels), native_size(network, size), own
+    )
 
 
 def native_size(network: nn.Module, size: tuple[int, int] = SIZE) -> tuple[int, int]:
     """The height and width that a network says it is for, as timm's networks do, or else the given one."""
-    settings = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
-    height, width = settings.get("input_size", (3, *size))[1:]
+    height, width = _settings(network).get("input_size", (3, *size))[1:]
     return height, width
+
+
+def _settings(network: nn.Module) -> Mapping[str, Any]:
+    """What a network tells of itself in timm's way."""
+    return getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
 
 
 def _classic(name: str, channels: int, pretrained: bool) -> nn.Module:

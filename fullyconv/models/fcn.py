@@ -107,6 +107,7 @@ class FCN(nn.Module):
             at once scales pool3 by 0.0001 and pool4 by 0.01, so that all streams learn at like speeds.
         log_bands: Bands whose logarithm the network sees, such as depth's: for a number n of a picture of 16 bits,
             ln(n) / ln(65535), and 0 for 0.
+        score_size: Height and width of the kernel that scores the coarsest tap; odd.
         least_size: Smaller images are zero-padded at the right and bottom to this height and width; the coarsest
             stride if left out.
         size_multiple: Images are zero-padded at the right and bottom to a multiple of this, for trunks whose own
@@ -131,6 +132,7 @@ class FCN(nn.Module):
         dropout: float = 0.0,
         tap_scales: Sequence[float] | None = None,
         log_bands: Sequence[int] = (),
+        score_size: Sequence[int] = (1, 1),
         least_size: int | None = None,
         size_multiple: int = 1,
     ) -> None:
@@ -150,7 +152,9 @@ class FCN(nn.Module):
         # Keyed by stride, finest first, so that the weights of FCN-32s are found again in FCN-16s and FCN-8s.
         self.score_layers = nn.ModuleDict(
             {
-                f"stride{grid.stride}": zero_score_layer(channels, num_classes)
+                f"stride{grid.stride}": zero_score_layer(
+                    channels, num_classes, score_size if grid == self.coarsest else (1, 1)
+                )
                 for grid, channels in zip(self.grids, trace.channels, strict=True)
             }
         )
@@ -229,12 +233,18 @@ def _missing(size: int, least: int, multiple: int) -> int:
     return torch.sym_max(least, whole) - size  # type: ignore[return-value]
 
 
-def zero_score_layer(channels: int, num_classes: int) -> nn.Conv2d:
-    """A 1 x 1 convolution whose weights and biases are zero, so that a new tap leaves the prediction as it was.
+def zero_score_layer(channels: int, num_classes: int, kernel_size: Sequence[int] = (1, 1)) -> nn.Conv2d:
+    """A convolution whose weights and biases are zero, so that a new tap leaves the prediction as it was.
+
+    Args:
+        channels: Of the tap.
+        num_classes: Score channels.
+        kernel_size: Height and width, odd; larger than 1 x 1 only where a classifier's own head reads a map so large.
 
     Source: Long, Shelhamer and Darrell 2015, sections 4.2 and 4.3.
     """
-    layer = nn.Conv2d(channels, num_classes, 1)
+    height, width = kernel_size
+    layer = nn.Conv2d(channels, num_classes, (height, width), padding=(height // 2, width // 2))
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

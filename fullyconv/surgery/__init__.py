@@ -1,6 +1,7 @@
 """Operations on networks: any classifier made to slide, weights moved from net to net, the grid of any layer."""
 
 from fullyconv.surgery.conversion import DenseClassifier, NotConvertible, convolutionalize
+from fullyconv.surgery.description import build, describe
 from fullyconv.surgery.layers import (
     Transplant,
     bilinear_kernel,
@@ -19,8 +20,10 @@ __all__ = [
     "Transplant",
     "bilinear_kernel",
     "blueprint",
+    "build",
     "conv_to_linear",
     "convolutionalize",
+    "describe",
     "linear_to_conv",
     "place_on",
     "trace",

@@ -336,8 +336,12 @@ class _Head:
                 continue
             if self._is_map(node):
                 self._enter(node)
-            elif node.op in ("placeholder", "get_attr"):
-                raise NotConvertible(f"{_place(node)} feeds {node.target} into the head, which is no map of the image")
+            elif node.op == "placeholder":
+                raise NotConvertible("its head reads the image itself, not a map of it")
+            elif node.op == "get_attr":
+                raise NotConvertible(
+                    f"{_place(node)} mixes positions by a tensor of its own, so it works at one size only"
+                )
             else:
                 found.add(node)
                 waiting += [source for source in node.all_input_nodes if source in self.values]
@@ -366,11 +370,14 @@ class _Head:
     def _rewrite(self, node: fx.Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self.windows]
         function = _function(self.network, node)
+        if not sources:
+            raise self._refusal(node, f"{function} is none of pool, flatten, norm, activation, dropout and linear")
         source, value = sources[0], self.values[node]
         window, before = self.windows[source], self.values[source]
         cells, share = prod(window), before.shape.numel() // value.shape.numel()
         if len(sources) == 1 and function in _RESHAPES and share == 1:
-            if cells > 1 and value.shape[1] not in (before.shape[1], before.shape.numel()):
+            channels = before.shape.numel() // cells
+            if cells > 1 and len(value.shape) == 2 and before.shape[1] not in (channels, before.shape.numel()):
                 raise self._refusal(node, f"{function} puts positions before channels")
             self._replace(node, source, value, window)
         elif len(sources) == 1 and function in (*_AVERAGES, *_MAXIMA) and share == cells:
@@ -400,7 +407,7 @@ class _Head:
             )
             flat.__dict__.update({key: layer.__dict__[key] for key in ("_parameters", "_buffers", "training")})
             self._put(name, flat)
-        elif type(layer) is nn.LayerNorm and window == (1, 1) and len(self.values[source].shape) == 2:
+        elif isinstance(layer, nn.LayerNorm) and self.values[source].shape[-1] == self.values[source].shape.numel():
             over_channels = ChannelNorm(layer.normalized_shape, layer.eps, layer.elementwise_affine)
             over_channels.__dict__.update({key: layer.__dict__[key] for key in ("_parameters", "training")})
             self._put(name, over_channels)

@@ -150,13 +150,13 @@ def _running_layers(module: object) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Place:
-    """The grid of a map and its height and width, which stand at axes 2, 3 or, channels last, at 1, 2."""
+    """The grid of a map and its height and width, which are its last two axes or, channels last, axes 1 and 2."""
 
     grid: Grid
     size: tuple[int, int]
 
     def holds(self, tensor: Tensor) -> bool:
-        return tensor.ndim == 4 and self.size in (tuple(tensor.shape[2:]), tuple(tensor.shape[1:3]))
+        return tensor.ndim >= 4 and self.size in (tuple(tensor.shape[-2:]), tuple(tensor.shape[1:3]))
 
 
 def place_of(tensor: Tensor) -> Place | None:

@@ -1,0 +1,366 @@
+"""Classifiers become segmenters: the conversion, its certificate, and the model folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fullyconv import artefact
+from fullyconv.datasets.classes import read_labels
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.models import FCN, Classifier, Upscoring, classifier, dense_form, fcn_over
+from fullyconv.models.classic import CLASSICS, in_geometry
+from fullyconv.models.classifiers import in_bands_of, native_size
+from fullyconv.models.transformers import DenseTransformer
+from fullyconv.models.weights import read_weights
+from fullyconv.prediction import Segmenter
+from fullyconv.surgery import DenseClassifier, NotConvertible, describe, transplant
+
+EXACT = 1e-4  # of the largest logit: what a conversion may change
+
+# New classes and the classifier's own that each of them stands for.
+Origins = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A feature map that is scored."""
+
+    layer: str
+    stride: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a conversion changed, measured at the classifier's own size, and what came of it.
+
+    Args:
+        max_abs: The largest difference of any logit, over two random images.
+        relative: The same, as a share of the largest logit.
+        size: The classifier's own height and width.
+        stride: Pixels between the scores of its own head.
+        receptive_field: Pixels that such a score sees along an axis.
+        padding: Pixels that the first score sees beyond the image's border.
+        translation_exact: Whether scores move with the image: nothing looks at the whole of it.
+        taps: The maps that the segmenter scores, finest first.
+        kept: Names of the classifier's weights that the segmenter has.
+        dropped: Names of those that it has not.
+    """
+
+    max_abs: float
+    relative: float
+    size: tuple[int, int]
+    stride: int
+    receptive_field: int
+    padding: float
+    translation_exact: bool
+    taps: tuple[Tap, ...]
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, with taps as objects."""
+        return {
+            **self.__dict__,
+            "size": list(self.size),
+            "taps": [tap.__dict__ for tap in self.taps],
+            "kept": list(self.kept),
+            "dropped": list(self.dropped),
+        }
+
+    def __str__(self) -> str:
+        shown = "x".join(map(str, self.size))
+        sees = f"sees {self.receptive_field} pixels, {self.padding:g} of them before the image begins"
+        if not self.translation_exact:
+            sees = "looks at the whole image, so a shifted image, or a tile of it, gets other scores"
+        return "\n".join(
+            [
+                f"logits at {shown}: largest difference {self.max_abs:.1e}, {self.relative:.1e} of the largest logit",
+                f"scores every {self.stride} pixels; the first {sees}",
+                *(f"tap at stride {tap.stride}: {tap.layer}, {tap.channels} channels" for tap in self.taps),
+                f"{len(self.kept)} weights kept, {len(self.dropped)} dropped"
+                + (
+                    f": {', '.join(self.dropped[:4])}{', ...' if len(self.dropped) > 4 else ''}" if self.dropped else ""
+                ),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The model folder that `convert_classifier` wrote."""
+
+    model: Path
+    name: str
+    certificate: Certificate
+    trained: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"model", "certificate": {...}}`."""
+        return {"model": str(self.model), "certificate": self.certificate.to_json()}
+
+    def __str__(self) -> str:
+        use = f"fullyconv predict {self.model} photos/ --out masks/"
+        learn = f"fullyconv train DATA --model {self.model}"
+        return f"{self.model}: {self.name}\n{self.certificate}\n{use if self.trained else learn}"
+
+
+def convert_classifier(
+    classifier: str,
+    *,
+    classes: str,
+    out: Path,
+    stride: int | None = None,
+    pretrained: str = "hub",
+    size: int | None = None,
+    channels: int = 3,
+    upscore: Upscoring = "fixed",
+) -> Converted:
+    """Turn a trained classifier into a segmenter, and prove that its scores are the classifier's.
+
+    Args:
+        classifier: timm:NAME, torchvision:NAME, hf-hub:ID, local-dir:FOLDER, file.py:function, or vgg16, alexnet and
+            googlenet as in the paper.
+        classes: How many; or a file of their names; or a JSON file that says which of the classifier's classes each
+            new one is, {"cat": [281, 282, 285]}, so that its head is kept.
+        out: The model folder.
+        stride: Of the finest map that is scored: 4, 8, 16 or 32; the finest of these from 8 on if left out.
+        pretrained: hub, none, or a file of the classifier's weights.
+        size: Side of the images that it classifies, if it does not say.
+        channels: Bands of the images.
+        upscore: Which upsampling kernels can be trained: none, those between taps, or all.
+
+    Raises:
+        FullyconvError: SEG-M001 for an unknown classifier; SEG-M002 if it cannot be converted; SEG-M003, SEG-M004,
+            SEG-M005 for its weights; SEG-M006 for classes that it has not; SEG-M050 if the conversion is not exact;
+            SEG-M051 for a Python file; SEG-U008 if the folder exists.
+
+    Example:
+        fullyconv convert torchvision:resnet18 --classes classes.txt --out models/resnet18
+    """
+    if out.exists():
+        raise FullyconvError("SEG-U008", f"{out} exists already; move it away or name another folder with --out")
+    labels, origins = _classes(classes)
+    source = _loaded(classifier, channels, pretrained)
+    if size is not None:
+        source = Classifier(source.name, source.network, (size, size))
+    segmenter, certificate = _converted(source, labels, origins, stride, channels, upscore)
+    artefact.save(out, segmenter.model, labels, segmenter.architecture, segmenter.facts)
+    return Converted(out, segmenter.architecture["name"], certificate, bool(origins))
+
+
+def convert(
+    classifier: str | nn.Module,
+    *,
+    classes: int | Sequence[str] | Origins,
+    stride: int | None = None,
+    pretrained: str = "hub",
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+    upscore: Upscoring = "fixed",
+) -> Segmenter:
+    """A trained classifier as a segmenter; `facts["certificate"]` says what the conversion changed.
+
+    Args:
+        classifier: A name as `fullyconv convert` takes it, or a network of your own that gives logits `(N, K)` for
+            images `(N, C, H, W)` that are normalised; its weights are shared.
+        classes: How many, or their names, or which of the classifier's classes each new one is.
+        stride: Of the finest map that is scored: 4, 8, 16 or 32; the finest of these from 8 on if left out.
+        pretrained: For a name: hub, none, or a weight file.
+        size: Height and width of the images that it classifies, if it does not say; else 224 x 224.
+        channels: Bands of the images.
+        upscore: Which upsampling kernels can be trained.
+
+    Raises:
+        FullyconvError: As `convert_classifier`.
+    """
+    if isinstance(classifier, str):
+        source = _loaded(classifier, channels, pretrained)
+        source = source if size is None else Classifier(source.name, source.network, size)
+    else:
+        network = in_bands_of(classifier, channels)
+        source = Classifier(type(classifier).__name__, network, size or native_size(network), own=True)
+    names = [f"class {index}" for index in range(classes)] if isinstance(classes, int) else list(classes)
+    origins = classes if isinstance(classes, Mapping) else None
+    return _converted(source, LabelSet(tuple(names)), origins, stride, channels, upscore)[0]
+
+
+def _classes(text: str) -> tuple[LabelSet, Origins | None]:
+    """The new classes, and the old ones that each stands for, from a number or a file."""
+    if text.isdecimal() and int(text) > 0:
+        return LabelSet(tuple(f"class {index}" for index in range(int(text)))), None
+    file = Path(text)
+    if not file.is_file():
+        raise FullyconvError(
+            "SEG-M006", f"--classes {text} is no number of classes and no file; list their names in one"
+        )
+    origins = _origins(file) if file.suffix == ".json" else None
+    return (LabelSet(tuple(origins)), origins) if origins else (read_labels(file), None)
+
+
+def _origins(file: Path) -> Origins | None:
+    """The map from new classes to old ones in a JSON file, if it is one."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # `read_labels` says what is wrong
+    if not isinstance(values, dict):
+        return None
+    lists = [value["from"] if isinstance(value, dict) and "from" in value else value for value in values.values()]
+    if not all(isinstance(each, list) and each and all(type(index) is int for index in each) for each in lists):
+        return None
+    plain = not any(isinstance(value, dict) for value in values.values())
+    if plain and all(len(each) == 3 and max(each) < 256 for each in lists):
+        raise FullyconvError(
+            "SEG-M006",
+            f"{file}: three numbers below 256 could be a colour or three old classes; write "
+            f'{{"{next(iter(values))}": {{"from": {lists[0]}}}}} for old classes, or a list of names for new ones',
+        )
+    return dict(zip(values, lists, strict=True))
+
+
+def _loaded(name: str, channels: int, pretrained: str) -> Classifier:
+    """The classifier of a name, with the weights that are asked for."""
+    # What a Python file or a local folder holds is trained as it is.
+    source = classifier(name, channels=channels, pretrained=pretrained == "hub" and ".py:" not in name)
+    if pretrained in ("hub", "none"):
+        return source
+    weights = read_weights(Path(pretrained))
+    taken = transplant(source.network, weights.tensors)
+    if taken.missing:
+        raise FullyconvError(
+            "SEG-M005",
+            f"{pretrained} has no weights for {', '.join(taken.missing[:3])} of {name}; give the file of that network",
+        )
+    return source
+
+
+def _converted(
+    source: Classifier,
+    labels: LabelSet,
+    origins: Origins | None,
+    stride: int | None,
+    channels: int,
+    upscore: Upscoring,
+) -> tuple[Segmenter, Certificate]:
+    images = torch.randn(2, channels, *source.size, generator=torch.Generator().manual_seed(0))
+    expected = _logits(source, images)
+    before = set(source.network.state_dict())
+    try:
+        dense = dense_form(source, channels)
+        trunk, finest = _trunk(dense, source, stride)
+    except NotConvertible as error:
+        raise FullyconvError(
+            "SEG-M002", f"{source.name} cannot be made fully convolutional: {error}; try resnet18 or convnext_atto"
+        ) from error
+    max_abs, relative = _difference(dense, images, expected)
+    if not relative < EXACT:
+        raise FullyconvError(
+            "SEG-M050",
+            f"the converted {source.name} gives other logits than the classifier at {source.size[0]} x "
+            f"{source.size[1]}: they differ by {relative:.1e} of the largest, and {EXACT:g} is allowed",
+        )
+    head = dense.score_layer if origins else None
+    kernel_size = head.kernel_size if head else (1, 1)
+    if not all(side % 2 for side in kernel_size):
+        raise FullyconvError(
+            "SEG-M002",
+            f"the head of {source.name} reads {kernel_size[0]} x {kernel_size[1]} cells, which have no middle one, so "
+            "it cannot be kept; give --classes a number or names for a new head",
+        )
+    statistics: dict[str, Any] = source.statistics if channels == 3 else {}
+    model = fcn_over(trunk, len(labels), channels=channels, upscore=upscore, score_size=kernel_size, **statistics)
+    if head and origins:
+        _keep_head(model, head, origins)
+    kept = {name.removeprefix("network.") for name in trunk.state_dict()}
+    kept |= {name for name in before if name.startswith(_head_name(dense))} if origins else set()
+    architecture: dict[str, Any] = {
+        "name": f"fcn{finest}s-{source.name}",
+        "num_classes": len(labels),
+        "channels": channels,
+        "upscore": upscore,
+        "score_size": list(kernel_size),
+    }
+    if source.own:
+        architecture["graph"] = _description(trunk, source)
+    certificate = Certificate(
+        max_abs=max_abs,
+        relative=relative,
+        size=source.size,
+        stride=int(model.coarsest.stride),
+        receptive_field=int(model.coarsest.field),
+        padding=max(0.0, float(-model.coarsest.first)),
+        translation_exact=not model.global_operations,
+        taps=_taps(trunk, model),
+        kept=tuple(sorted(before & kept)),
+        dropped=tuple(sorted(before - kept)),
+    )
+    return Segmenter(model.eval(), labels, architecture, {"certificate": certificate.to_json()}), certificate
+
+
+def _trunk(dense: DenseClassifier | DenseTransformer, source: Classifier, stride: int | None) -> tuple[nn.Module, int]:
+    """The trunk with the wanted taps, and the stride of the finest."""
+    classic = CLASSICS.get(source.name)
+    for finest in (8, 16, 32) if stride is None else (stride,):
+        strides = [each for each in (4, 8, 16, 32) if each >= finest]
+        try:
+            trunk = dense.trunk(strides, classic.taps if classic else None)
+        except NotConvertible:
+            if stride is not None or finest == 32:
+                raise
+            continue
+        return (in_geometry(trunk, "same") if classic else trunk), finest
+    raise AssertionError("one of the strides was taken, or the last refusal raised")
+
+
+@torch.no_grad()
+def _difference(dense: DenseClassifier | DenseTransformer, images: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The largest difference of any logit, and the same as a share of the largest logit."""
+    difference = float((dense.eval().logits(images) - expected).abs().max())
+    return difference, difference / max(float(expected.abs().max()), torch.finfo(expected.dtype).tiny)
+
+
+@torch.no_grad()
+def _keep_head(model: FCN, head: nn.Conv2d, origins: Origins) -> None:
+    """Scores the coarsest map by the classifier's head, changing the model: a new class is the mean of its old ones."""
+    strange = [index for old in origins.values() for index in old if not 0 <= index < head.out_channels]
+    if strange:
+        raise FullyconvError(
+            "SEG-M006", f"the classifier has {head.out_channels} classes, from 0 on; there is no class {strange[0]}"
+        )
+    layer = model.score_layers[f"stride{model.coarsest.stride}"]
+    assert isinstance(layer, nn.Conv2d)
+    assert layer.bias is not None
+    for row, old in enumerate(origins.values()):
+        layer.weight[row] = head.weight[list(old)].mean(0)
+        layer.bias[row] = head.bias[list(old)].mean() if head.bias is not None else 0.0
+
+
+def _head_name(dense: DenseClassifier | DenseTransformer) -> str:
+    return f"{dense.score if isinstance(dense, DenseClassifier) else 'head'}."
+
+
+def _description(trunk: nn.Module, source: Classifier) -> dict[str, Any]:
+    if not isinstance(trunk, fx.GraphModule):
+        raise FullyconvError(
+            "SEG-M002", f"{source.name} is a transformer of your own; give it by its name in timm, timm:NAME"
+        )
+    return describe(trunk)
+
+
+def _taps(trunk: nn.Module, model: FCN) -> tuple[Tap, ...]:
+    layers = ["patch tokens"]
+    if isinstance(trunk, fx.GraphModule):
+        (output,) = (node for node in trunk.graph.nodes if node.op == "output")
+        layers = [str(node.target) if node.op == "call_module" else node.name for node in output.all_input_nodes]
+    scored: list[nn.Conv2d] = list(model.score_layers.values())  # type: ignore[arg-type]
+    return tuple(
+        Tap(layer, int(grid.stride), score.in_channels)
+        for layer, grid, score in zip(layers, model.grids, scored, strict=True)
+    )

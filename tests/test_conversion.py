@@ -1,0 +1,211 @@
+"""Any classifier slides: its dense form gives its logits at its own size, and at any other what its patches get."""
+
+import json
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from fullyconv.models import classifier, create, dense_form
+from fullyconv.surgery import NotConvertible, build, convolutionalize, describe, trace
+
+# Small networks of each kind: residual, inverted residual, ConvNeXt, plain, dense, of one map, shuffled, inception.
+KINDS = ("test_resnet", "test_efficientnet", "test_convnext", "test_byobnet", "test_nfnet", "test_mambaout")
+
+
+class Plain(nn.Module):
+    """A classifier as a beginner writes it: functions, a flattened map, two linear layers, the logarithm at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, 2, 1)
+        self.conv2 = nn.Conv2d(8, 8, 3, 2, 1)
+        self.conv3 = nn.Conv2d(8, 12, 3, 2, 1)
+        self.hidden = nn.Linear(12 * 3 * 3, 20)
+        self.norm = nn.BatchNorm1d(20)
+        self.last = nn.Linear(20, 5)
+
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        image = torch.relu(self.conv2(torch.relu(self.conv1(image))))
+        image = torch.relu(self.conv3(image))
+        hidden = torch.dropout(self.norm(self.hidden(image.view(image.size(0), -1))), 0.5, self.training)
+        return torch.log_softmax(self.last(torch.relu(hidden)), dim=-1)
+
+
+def relative_difference(network: nn.Module, dense: nn.Module, size: tuple[int, int]) -> float:
+    image = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        logits, scores = network.eval()(image), dense.eval()(image)
+    assert scores.shape == (*logits.shape, 1, 1)
+    return float((scores[:, :, 0, 0] - logits).abs().max() / logits.abs().max())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_small_networks_of_every_kind_slide(name: str) -> None:
+    torch.manual_seed(0)
+    source = classifier(name)
+    assert relative_difference(source.network, convolutionalize(source.network, source.size), source.size) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "shufflenet_v2_x0_5", "googlenet", "densenet121", "mnasnet0_5"])
+def test_torchvisions_networks_slide(name: str) -> None:
+    torch.manual_seed(0)
+    source = classifier(f"torchvision:{name}")
+    assert relative_difference(source.network, convolutionalize(source.network, (96, 64)), (96, 64)) < 1e-5
+
+
+def test_a_cell_says_of_the_image_what_the_classifier_says_of_its_patch() -> None:
+    """Without padding, sliding is cutting out patches: Long, Shelhamer and Darrell 2015, section 3.1."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU(), nn.MaxPool2d(2))
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 9, 10), nn.ReLU(), nn.Linear(10, 4)).double().eval()
+    dense = convolutionalize(network, (31, 31)).eval()
+    image = torch.randn(1, 3, 39, 47, dtype=torch.float64)
+    scores = dense(image)
+    assert scores.shape == (1, 4, 2, 3)
+    for row in range(2):
+        for column in range(3):
+            patch = image[:, :, 8 * row : 8 * row + 31, 8 * column : 8 * column + 31]
+            assert torch.allclose(scores[:, :, row, column], network(patch), rtol=0, atol=1e-12)
+
+
+def test_a_beginners_network_slides_and_keeps_its_classes() -> None:
+    torch.manual_seed(0)
+    network = Plain()
+    dense = convolutionalize(network, (24, 24))
+    assert relative_difference(network, dense, (24, 24)) < 1e-5
+    assert dense(torch.randn(1, 3, 40, 56)).shape == (1, 5, 3, 5)
+    assert dense.score == "last"
+    assert [int(grid.stride) for grid in trace(dense.trunk([4, 8])).grids] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    ("name", "taps"),
+    [
+        ("resnet18", {8: 128, 16: 256, 32: 512}),
+        ("mobilenetv3_small_100", {8: 24, 16: 48, 32: 1024}),
+        ("densenet121", {8: 512, 16: 1024, 32: 1024}),
+        ("convnext_atto", {4: 40, 8: 80, 16: 160, 32: 320}),
+        ("torchvision:googlenet", {8: 480, 16: 832, 32: 1024}),
+        ("torchvision:vgg11", {8: 512, 16: 512, 32: 4096}),
+    ],
+)
+def test_taps_are_the_last_maps_of_their_stages(name: str, taps: dict[int, int]) -> None:
+    with torch.device("meta"):
+        trunk = dense_form(classifier(name)).trunk(list(taps))
+        traced = trace(trunk.eval())
+    assert dict(zip([int(grid.stride) for grid in traced.grids], traced.channels, strict=True)) == taps
+
+
+def test_dropout_and_batch_norms_still_follow_the_mode() -> None:
+    dense = convolutionalize(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)), (3, 3)
+    )
+    before = dense.network.get_submodule("1").running_mean.clone()
+    dense.eval()(torch.rand(4, 3, 3, 3))
+    assert torch.equal(dense.network.get_submodule("1").running_mean, before)
+    dense.train()(torch.rand(4, 3, 3, 3))
+    assert not torch.equal(dense.network.get_submodule("1").running_mean, before)
+
+
+def test_the_classifier_is_left_as_it_was_and_its_weights_are_shared() -> None:
+    network = torchvision.models.resnet18().train()
+    names = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    dense = convolutionalize(network)
+    assert network.training
+    assert names == {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert dense.network.get_submodule("layer1.0.conv1").weight is network.layer1[0].conv1.weight
+
+
+class Branching(Plain):
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        return super().forward(image) if image.mean() > 0 else image
+
+
+class Mixing(Plain):
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        image = self.conv3(self.conv2(self.conv1(image)))
+        return self.last(image.flatten(1).cumsum(1)[:, :20])
+
+
+class Headless(Plain):
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        return self.norm(self.hidden(self.conv3(self.conv2(self.conv1(image))).flatten(1)))
+
+
+class Reordered(Plain):
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        return self.last(self.hidden(self.conv3(self.conv2(self.conv1(image))).permute(0, 2, 3, 1).flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (Branching, "its forward pass cannot be traced: symbolically traced variables cannot be used"),
+        (Mixing, "the head cannot slide at its cumsum: cumsum is none of"),
+        (Headless, "layer norm ends it, not a linear layer that gives 20 classes"),
+        (Reordered, "puts positions before channels"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), "not .1, classes.: no classifier"),
+        (lambda: nn.Sequential(nn.Conv2d(4, 4, 3)), "does not run on 3 x 24 x 24"),
+    ],
+)
+def test_what_cannot_slide_is_refused_with_the_place(network, reason: str) -> None:
+    with pytest.raises(NotConvertible, match=reason):
+        convolutionalize(network(), (24, 24))
+
+
+def test_a_network_of_one_size_is_refused() -> None:
+    network = timm.create_model(
+        "swin_tiny_patch4_window7_224", depths=(1, 1, 1, 2), embed_dim=8, num_heads=(1, 1, 1, 1)
+    )
+    with pytest.raises(NotConvertible, match="one size only"):
+        convolutionalize(network)
+
+
+def test_a_graph_is_built_again_from_plain_data() -> None:
+    torch.manual_seed(0)
+    trunk = convolutionalize(Plain(), (24, 24)).trunk([4, 8]).eval()
+    again = build(json.loads(json.dumps(describe(trunk)))).eval()
+    again.load_state_dict(trunk.state_dict())
+    image = torch.randn(1, 3, 33, 40)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again(image), trunk(image), strict=True))
+
+
+class Own(nn.Conv2d):
+    """A layer of one's own."""
+
+
+def test_a_layer_of_ones_own_cannot_be_written_down() -> None:
+    trunk = convolutionalize(nn.Sequential(Own(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)), (3, 3)).trunk([1])
+    with pytest.raises(NotConvertible, match="layer 0 is a Own of"):
+        describe(trunk)
+
+
+@pytest.mark.parametrize("change", [{"kind": "Module.forward"}, {"kind": "os"}])
+def test_a_description_runs_nothing_but_torch(change: dict[str, str]) -> None:
+    description = describe(convolutionalize(Plain(), (24, 24)).trunk([4, 8]))
+    description["layers"]["conv1"] |= change
+    with pytest.raises(ValueError, match=r"is no layer of torch.nn"):
+        build(description)
+    description = describe(convolutionalize(Plain(), (24, 24)).trunk([4, 8]))
+    call = next(node for node in description["nodes"] if node["op"] == "call_function")
+    for target in ("os:system", "torch:load", "torch:hub", "torch:_C", "operator:methodcaller", "attribute:__class__"):
+        call["target"] = target
+        with pytest.raises(ValueError, match="is no function that computes"):
+            build(description)
+
+
+def test_hidden_layers_keep_the_size_of_their_map() -> None:
+    model = create("fcn32s-torchvision:alexnet", 2)
+    assert model.trunk.get_submodule("classifier.1").kernel_size == (6, 6)
+    assert model.eval()(torch.rand(1, 3, 40, 50)).shape == (1, 2, 40, 50)
+
+
+def test_trunks_share_weights_but_no_paddings() -> None:
+    """Two trunks of one conversion do not see each other's paddings."""
+    dense = convolutionalize(Plain(), (24, 24))
+    trunk = dense.trunk([8])
+    assert trunk.get_submodule("hidden").padding == (1, 1)
+    assert dense.network.get_submodule("hidden").padding == (0, 0)

@@ -1,0 +1,148 @@
+"""Converted classifiers: their certificates, their classes, their folders, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import fullyconv
+from fullyconv.cli import main
+from fullyconv.errors import FullyconvError
+from fullyconv.models import classifier
+
+FILE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.last = nn.Linear(8 * 9, 6)
+
+    def forward(self, image):
+        return self.last(self.body(image).flatten(1))
+
+def make():
+    torch.manual_seed(0)
+    return Net()
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_certificate_tells_what_was_measured() -> None:
+    torch.manual_seed(0)
+    facts = fullyconv.convert("test_resnet", classes=["road", "sky"], pretrained="none").facts["certificate"]
+    assert 0 <= facts["relative"] < 1e-5
+    assert (facts["stride"], facts["translation_exact"], facts["dropped"]) == (32, True, ["fc.bias", "fc.weight"])
+    assert [(tap["stride"], tap["channels"]) for tap in facts["taps"]] == [(8, 48), (16, 192), (32, 96)]
+    names = set(classifier("test_resnet").network.state_dict())
+    assert {*facts["kept"], *facts["dropped"]} == names
+
+
+def test_a_transformer_is_not_translation_exact() -> None:
+    torch.manual_seed(0)
+    segmenter = fullyconv.convert("test_vit", classes=2, pretrained="none")
+    facts = segmenter.facts["certificate"]
+    assert (facts["stride"], facts["translation_exact"]) == (16, False)
+    assert facts["relative"] < 1e-5
+    assert segmenter.labels.names == ("class 0", "class 1")
+
+
+def test_kept_classes_are_scored_as_the_classifier_scores_them() -> None:
+    """A cell in the middle of the classifier's own image sees what the head sees; several old classes are averaged."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 9, 6)).eval()
+    segmenter = fullyconv.convert(network, classes={"cat": [1, 4], "dog": [2]}, stride=8, size=(24, 24))
+    image = torch.rand(1, 3, 24, 24)
+    logits = network((image - segmenter.model.mean) / segmenter.model.std)[0]
+    scores = segmenter.model.scores(image)[0, :, 1, 1]
+    assert torch.allclose(scores, torch.stack([logits[[1, 4]].mean(), logits[2]]), atol=1e-6)
+
+
+def test_a_file_becomes_a_folder_that_needs_the_file_no_more(file: Path, tmp_path: Path, capsys) -> None:
+    classes = tmp_path / "classes.json"
+    classes.write_text('{"cat": {"from": [0, 1, 2]}, "dog": [5]}')
+    words = ["convert", f"{file}:make", "--classes", str(classes), "--size", "24", "--out", str(tmp_path / "model")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "mine.py:make" in told
+    assert "logits at 24x24" in told
+    before = fullyconv.convert(f"{file}:make", classes={"cat": [0, 1, 2], "dog": [5]}, size=(24, 24))
+    file.unlink()
+    loaded = fullyconv.load(tmp_path / "model")
+    image = torch.rand(1, 3, 40, 50)
+    assert torch.equal(loaded.model(image), before.model(image))
+    assert loaded.labels.names == ("cat", "dog")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["certificate"]["size"] == [24, 24]
+
+
+def test_weights_come_from_a_file(tmp_path: Path) -> None:
+    network = classifier("test_resnet").network
+    save_file(network.state_dict(), tmp_path / "trained.safetensors")
+    segmenter = fullyconv.convert("test_resnet", classes=2, pretrained=str(tmp_path / "trained.safetensors"))
+    assert torch.equal(segmenter.model.trunk.get_submodule("conv1.0").weight, network.conv1[0].weight)
+    with pytest.raises(FullyconvError, match=r"SEG-M005.*has no weights for.*test_convnext"):
+        fullyconv.convert("test_convnext", classes=2, pretrained=str(tmp_path / "trained.safetensors"))
+
+
+class Random(nn.Sequential):
+    """Never says the same twice."""
+
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        return torch.dropout(super().forward(image), 0.5, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (["{file}:make", "--classes", "6"], "SEG-M002", "does not run on images of 3 x 224 x 224 .*--size"),
+        (["{file}:number", "--classes", "6"], "SEG-M051", "gives int, not a torch.nn.Module"),
+        (["{file}:none", "--classes", "6"], "SEG-M051", "gives no network .AttributeError"),
+        (["{file}x.py:make", "--classes", "6"], "SEG-M051", "does not exist; give file.py:function"),
+        (["resnet81", "--classes", "6"], "SEG-M001", "resnet18"),
+        (["torchvision:resnet81", "--classes", "6"], "SEG-M001", "resnet18"),
+        (["test_resnet", "--classes", "none.txt"], "SEG-M006", "no number of classes and no file"),
+        (["{file}:make", "--size", "24", "--classes", "{folder}/colors.json"], "SEG-M006", "colour or three old"),
+        (["{file}:make", "--size", "24", "--classes", "{folder}/far.json"], "SEG-M006", "6 classes.*no class 7"),
+        (["test_resnet", "--stride", "4", "--classes", "2", "--out", "{folder}"], "SEG-U008", "exists already"),
+        (["test_vit", "--pretrained", "none", "--stride", "8", "--classes", "2"], "SEG-M002", "one stride, 16"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_cure(words, code, reason, file: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "colors.json").write_text('{"cat": [1, 2, 3]}')
+    (tmp_path / "far.json").write_text('{"cat": [1, 7]}')
+    filled = [word.format(file=file, folder=tmp_path) for word in words]
+    filled += [] if "--out" in words else ["--out", str(tmp_path / "model")]
+    assert main(["convert", *filled]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert code in told
+    assert not (tmp_path / "model").exists()
+    assert re.search(reason, told)
+
+
+def test_a_conversion_that_changes_logits_is_refused() -> None:
+    network = Random(nn.Conv2d(3, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3))
+    with pytest.raises(FullyconvError, match=r"SEG-M050.*differ by .* of the largest"):
+        fullyconv.convert(network, classes=3, size=(8, 8), stride=8)
+
+
+def test_a_head_without_a_middle_cell_is_not_kept() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4 * 4, 3))
+    with pytest.raises(FullyconvError, match=r"SEG-M002.*2 x 2 cells.*number or names"):
+        fullyconv.convert(network, classes={"cat": [0]}, size=(16, 16), stride=8)
+    assert fullyconv.convert(network, classes=2, size=(16, 16), stride=8).model.num_classes == 2
