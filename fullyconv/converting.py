@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def convert_classifier(
     labels, origins = _classes(classes)
     source = _loaded(classifier, channels, pretrained)
     if size is not None:
-        source = Classifier(source.name, source.network, (size, size))
+        source = replace(source, size=(size, size))
     segmenter, certificate = _converted(source, labels, origins, stride, channels, upscore)
     artefact.save(out, segmenter.model, labels, segmenter.architecture, segmenter.facts)
     return Converted(out, segmenter.architecture["name"], certificate, bool(origins))
@@ -182,7 +182,7 @@ def convert(
     """
     if isinstance(classifier, str):
         source = _loaded(classifier, channels, pretrained)
-        source = source if size is None else Classifier(source.name, source.network, size)
+        source = source if size is None else replace(source, size=size)
     else:
         network = in_bands_of(classifier, channels)
         source = Classifier(type(classifier).__name__, network, size or native_size(network), own=True)
@@ -302,6 +302,28 @@ def _converted(
         dropped=tuple(sorted(before - kept)),
     )
     return Segmenter(model.eval(), labels, architecture, {"certificate": certificate.to_json()}), certificate
+
+
+@torch.no_grad()
+def _logits(source: Classifier, images: Tensor) -> Tensor:
+    """What the classifier says of images of its own size.
+
+    Raises:
+        FullyconvError: SEG-M002 if it does not take them, or gives something else.
+    """
+    shape = " x ".join(map(str, images.shape[1:]))
+    try:
+        logits = source.network.eval()(images)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FullyconvError(
+            "SEG-M002", f"{source.name} does not run on images of {shape} ({reason}); say their side with --size"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise FullyconvError(
+            "SEG-M002", f"{source.name} gives no logits (N, classes) for images of {shape}; make it return them alone"
+        )
+    return logits
 
 
 def _trunk(dense: DenseClassifier | DenseTransformer, source: Classifier, stride: int | None) -> tuple[nn.Module, int]:
