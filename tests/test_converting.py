@@ -84,9 +84,10 @@ def test_a_file_becomes_a_folder_that_needs_the_file_no_more(file: Path, tmp_pat
     assert "logits at 24x24" in told
     before = fullyconv.convert(f"{file}:make", classes={"cat": [0, 1, 2], "dog": [5]}, size=(24, 24))
     file.unlink()
-    loaded = fullyconv.load(tmp_path / "model")
+    loaded, again = (fullyconv.load(tmp_path / "model") for _ in range(2))
     image = torch.rand(1, 3, 40, 50)
-    assert torch.equal(loaded.model(image), before.model(image))
+    assert torch.equal(loaded.model(image), again.model(image))
+    assert torch.allclose(loaded.model(image), before.model(image), rtol=0, atol=1e-6)
     assert loaded.labels.names == ("cat", "dog")
     assert json.loads((tmp_path / "model" / "config.json").read_text())["certificate"]["size"] == [24, 24]
 

@@ -420,8 +420,8 @@ def _refuse_unlabelled(dataset: Dataset) -> None:
         if bare:
             raise FullyconvError(
                 "SEG-T004",
-                f"{len(bare)} of {counted(len(dataset.pairs(split)), 'image')} of split {split} have no mask, such as "
-                f"{bare[0]}; label them or take them out of the split",
+                f"{len(bare)} of {counted(len(dataset.pairs(split)), 'image')} of split {split} have no mask, such as {bare[0]}; "
+                "label them or take them out of the split",
             )
 
 
@@ -448,8 +448,8 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         if model.labels.names != dataset.labels.names:
             raise FullyconvError(
                 "SEG-M006",
-                f"the model has {counted(len(model.labels), 'class')} ({', '.join(model.labels.names[:5])}, ...), the "
-                f"data {len(dataset.labels)} ({', '.join(dataset.labels.names[:5])}, ...); make a new model, or start from "
+                f"the model has {counted(len(model.labels), 'class')} ({', '.join(model.labels.names[:5])}, ...), the data "
+                f"{len(dataset.labels)} ({', '.join(dataset.labels.names[:5])}, ...); make a new model, or start from "
                 "this one's weights with --pretrained",
             )
         return copy.deepcopy(model.model), "weights start as the given model's"
