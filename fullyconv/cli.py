@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "fullyconv.evaluation:evaluate",
     "score": "fullyconv.evaluation:score",
     "predict": "fullyconv.prediction:predict_files",
+    "convert": "fullyconv.converting:convert_classifier",
     "import": "fullyconv.importing:import_weights",
     "export": "fullyconv.exporting:export",
     "reproduce": "fullyconv.experiments.reproduction:reproduce",
@@ -42,7 +43,7 @@ DISK_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EIO}  # raised by writing, witho
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status: 0, 1 for a broken promise, 2 for a fault of the input, 130 after Ctrl-C.
+    """Runs one command; gives 0, or 1 for a broken promise, 2 for a fault of the input, 130 after Ctrl-C.
 
     Args:
         arguments: The command and its words; those of the process if left out.
