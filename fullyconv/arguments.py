@@ -18,6 +18,7 @@ from fullyconv.errors import FullyconvError
 WIDTH = 100
 COLUMN = 35
 CONFIG_HELP = "YAML file of options, such as args.yaml; those given here win."
+MORE_HELP = "   (--help-all says more)"
 JSON_HELP = "Print one JSON object on stdout, and everything else on stderr."
 
 P = ParamSpec("P")
@@ -83,13 +84,15 @@ class Parameter:
         annotation: What text can stand for: `str`, `int`, `float`, `bool`, `Path`, `Literal`, lists and unions of them.
         default: The value if left out; `inspect.Parameter.empty` if it must be given.
         positional: Whether it is given by its place instead of by `--name`.
-        help: The first sentence of its entry under `Args:`.
+        placeholder: What stands for a text in usage and help: the text in `Annotated[str, "TIME"]`, else its name.
+        help: Its entry under `Args:`.
     """
 
     name: str
     annotation: Any
     default: Any
     positional: bool
+    placeholder: str
     help: str
 
     @property
@@ -117,7 +120,7 @@ class Parameter:
             return self.name.upper() + ("..." if self.several else "")
         if self.flag:
             return _negative(self.option) if self.default is True else self.option
-        return f"{self.option} {_placeholder(self.annotation, 'name' if self.name.endswith('_') else self.name)}"
+        return f"{self.option} {_placeholder(self.annotation, self.placeholder)}"
 
 
 def parameters(function: Callable[..., Any]) -> list[Parameter]:
@@ -125,14 +128,15 @@ def parameters(function: Callable[..., Any]) -> list[Parameter]:
     from docstring_parser import parse
 
     entries = parse(inspect.getdoc(function) or "").params
-    helps = {entry.arg_name.lstrip("*"): _first_sentence(entry.description or "") for entry in entries}
+    helps = {entry.arg_name.lstrip("*"): " ".join((entry.description or "").split()) for entry in entries}
     found = []
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         rest = parameter.kind is inspect.Parameter.VAR_POSITIONAL
         annotation = _textual(types.GenericAlias(list, (parameter.annotation,)) if rest else parameter.annotation)
         if annotation is not None:
             positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-            found.append(Parameter(name, annotation, parameter.default, positional, helps.get(name, "")))
+            placeholder = _placeholder_for(name, parameter.annotation)
+            found.append(Parameter(name, annotation, parameter.default, positional, placeholder, helps.get(name, "")))
     return found
 
 
@@ -160,20 +164,28 @@ def call(function: Callable[..., Any], command: str, words: Sequence[str], *, co
     return function(*bound.args, *places, **bound.kwargs)
 
 
-def help_text(function: Callable[..., Any], command: str, *, configurable: bool = False) -> str:
-    """One screen: usage, what the command does, a line or two per parameter, an example."""
+def help_text(function: Callable[..., Any], command: str, *, configurable: bool = False, whole: bool = False) -> str:
+    """Usage, what the command does, its parameters, an example.
+
+    Args:
+        function: Of the command.
+        command: Its name.
+        configurable: Whether it takes `--config FILE`.
+        whole: Whether all is told of each parameter; else a line or two, so that the text fits a screen.
+    """
     expected = parameters(function)
     text = inspect.getdoc(function) or ""
     places = [parameter for parameter in expected if parameter.positional]
     options = [parameter for parameter in expected if not parameter.positional]
     usage = [parameter.shown if parameter.required else f"[{parameter.shown}]" for parameter in places]
     usage += [parameter.shown for parameter in options if parameter.required]
-    rows = [(parameter.shown, _help_with_default(parameter)) for parameter in (*places, *options)]
+    rows = [(parameter.shown, _help_with_default(parameter, whole)) for parameter in (*places, *options)]
     rows += [("--config PATH", CONFIG_HELP)] if configurable else []
+    more = not whole and any(_first_sentence(parameter.help) != parameter.help for parameter in expected)
     example = textwrap.dedent(text.partition("\nExample:\n")[2]).strip()
     return "\n".join(
         [
-            f"usage: fullyconv {' '.join([command, *usage, '[options]'])}",
+            f"usage: fullyconv {' '.join([command, *usage, '[options]'])}{MORE_HELP if more else ''}",
             textwrap.fill(text.partition("\n")[0], WIDTH),
             "",
             *(_row(left, right) for left, right in [*rows, ("--json", JSON_HELP)]),
@@ -239,7 +251,13 @@ def _placeholder_of(member: Any, name: str) -> str:
         return ",".join(_placeholder(inner, name) for inner in get_args(member))
     if get_origin(member) is list:
         return _placeholder(get_args(member)[0], name) + ",..."
-    return {int: "N", float: "X", bool: "true|false", Path: "PATH"}.get(member, name.rpartition("_")[2].upper())
+    return {int: "N", float: "X", bool: "true|false", Path: "PATH"}.get(member, name)
+
+
+def _placeholder_for(name: str, annotation: Any) -> str:
+    """What stands for a text: as the annotation says, PATH where it may be one, else the last word of the name."""
+    word = "name" if name.endswith("_") else "path" if Path in get_args(annotation) else name.rpartition("_")[2]
+    return next(iter(_marks(annotation, str)), word.upper())
 
 
 def _expected(annotation: Any) -> str:
@@ -280,7 +298,7 @@ def _sorted_out(
     """The words that stand by place, and those given by option, with hyphens; options may stand anywhere."""
     flags = {option for option, parameter in options.items() if parameter.flag}
     negatives = {_negative(option): option for option in flags}
-    known = [*options, *negatives, "--json", "--help", *(["--config"] if configurable else [])]
+    known = [*options, *negatives, "--json", "--help", "--help-all", *(["--config"] if configurable else [])]
     places: list[str] = []
     given: dict[str, str] = {}
     queue = list(words)
@@ -388,12 +406,12 @@ def _misfit(
 # Help ----------------------------------------------------------------------------------------------------------------
 
 
-def _help_with_default(parameter: Parameter) -> str:
-    default = parameter.default
+def _help_with_default(parameter: Parameter, whole: bool) -> str:
+    help, default = parameter.help if whole else _first_sentence(parameter.help), parameter.default
     if parameter.required or parameter.flag or default is None or default == ():
-        return parameter.help
+        return help
     shown = ",".join(str(value) for value in default) if isinstance(default, tuple | list) else str(default)
-    return f"{parameter.help} [{shown}]"
+    return f"{help} [{shown}]"
 
 
 def _row(left: str, right: str) -> str:
@@ -405,7 +423,7 @@ def _row(left: str, right: str) -> str:
 
 
 def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=\.)\s+(?=[A-Z`])", " ".join(text.split()), maxsplit=1)[0]
+    return re.split(r"(?<=\.)\s+(?=[A-Z`])", text, maxsplit=1)[0]
 
 
 def _negative(option: str) -> str:

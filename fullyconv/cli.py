@@ -124,8 +124,8 @@ def _run(command: str, words: list[str], as_json: bool) -> int:
         raise FullyconvError("SEG-U001", f"there is no command {command}{cure}")
     function = _function(command)
     configurable = command in CONFIGURABLE
-    if "-h" in words or "--help" in words:
-        print(help_text(function, command, configurable=configurable))
+    if {"-h", "--help", "--help-all"} & set(words):
+        print(help_text(function, command, configurable=configurable, whole="--help-all" in words))
         return 0
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         result = call(function, command, words, configurable=configurable)
@@ -163,7 +163,7 @@ Fully convolutional networks for semantic segmentation.
 
 DATA is a folder whose layout is recognised, or LAYOUT:PATH; both take options, such as 'DATA?train=trainval&val=test'.
 MODEL is a model folder or a run folder.
-Every command takes --json and --help.
+Every command takes --json, --help, and --help-all for all there is to say.
 
 Example:
   fullyconv train data/ --out runs/a --budget 30m"""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -194,7 +194,7 @@ def evaluate(
     data: str | Path | Dataset,
     *,
     split: str = "val",
-    head: str | None = None,
+    head: Annotated[str, "NAME"] | None = None,
     out: str | Path | None = None,
 ) -> Report:
     """Score a model on a dataset, by the predictions that its users get, at the size of the masks.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -298,8 +298,8 @@ def predict_files(
     inputs: Sequence[str],
     *,
     out: str | Path,
-    more: Sequence[str] = (),
-    head: str | None = None,
+    more: Sequence[Annotated[str, "PATH"]] = (),
+    head: Annotated[str, "NAME"] | None = None,
     tile: Tiling = "auto",
 ) -> Predictions:
     """Segment images: an index PNG with the palette and an overlay with a legend for each.

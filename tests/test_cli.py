@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -196,13 +196,28 @@ def test_faults_of_a_configuration_file_name_the_file(tmp_path: Path, text: str,
 
 def test_help_shows_usage_options_defaults_and_example() -> None:
     text = arguments.help_text(sample, "sample")
-    assert text.startswith("usage: fullyconv sample DATA FILES... [options]\nDo a thing.\n")
+    assert text.startswith("usage: fullyconv sample DATA FILES... [options]   (--help-all says more)\nDo a thing.\n")
     assert "A folder.\n" in text
     assert "--steps N " in text
     assert "--crop N,N " in text
     assert "[8,8]" in text
     assert "--no-augment " in text
     assert text.endswith("Example:\n  fullyconv sample data/")
+    whole = arguments.help_text(sample, "sample", whole=True)
+    assert whole.startswith("usage: fullyconv sample DATA FILES... [options]\nDo a thing.\n")
+    assert "A folder. Nothing else.\n" in whole
+
+
+def test_a_text_has_the_placeholder_of_its_annotation() -> None:
+    def function(
+        *,
+        budget: Annotated[str, "TIME"] | None = None,
+        also: list[Annotated[str, "DATA"]] = [],
+        out: str | Path = "",  # noqa: B006
+    ) -> None: ...
+
+    shown = [parameter.shown for parameter in arguments.parameters(function)]
+    assert shown == ["--budget TIME", "--also DATA,...", "--out PATH"]
 
 
 # Exit status and output

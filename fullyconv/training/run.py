@@ -78,15 +78,15 @@ Rate = Annotated[float, Within(least=0, most=1000)]
 def train(
     data: str | Path | Dataset,
     *,
-    model: str | Segmenter = "fcn8s-resnet18",
-    also: Sequence[str | Dataset] = (),
-    val: str | Dataset | None = None,
+    model: Annotated[str, "fcn{32,16,8,4}s-TRUNK"] | Segmenter = "fcn8s-resnet18",
+    also: Sequence[Annotated[str, "[NAME=]DATA"] | Dataset] = (),
+    val: Annotated[str, "DATA"] | Dataset | None = None,
     out: str | Path | None = None,
     epochs: Annotated[float, Within(above=0)] | None = None,
     steps: Count | None = None,
-    budget: str | None = None,
+    budget: Annotated[str, "TIME"] | None = None,
     resume: bool = False,
-    pretrained: str = "none",
+    pretrained: Annotated[str, "none|hub|PATH,..."] = "none",
     staged: bool = False,
     recipe: Literal["default", "cvpr15", "heavy"] = "default",
     batch: Count | None = None,
@@ -119,7 +119,8 @@ def train(
 
     Args:
         data: Folder whose layout is recognised, or LAYOUT:PATH.
-        model: fcn32s- to fcn4s- and a trunk: timm's, or vgg16.
+        model: Stride, and a trunk of timm or of the paper. The paper's trunks are vgg16, alexnet and googlenet.
+            With -atonce-, as in fcn8s-atonce-vgg16, the finer taps are scaled as in the paper's nets without stages.
         also: Other masks of the same images, each for a head: [NAME=]DATA. The losses of all heads are added; the mean
             IoU of the first head, that of `data`, decides which model is the best.
         val: Validate on the val split of other DATA, none of it trained on.
@@ -127,32 +128,43 @@ def train(
         epochs: Length in passes over the images; 100 if nothing is said.
         steps: Length in optimiser steps.
         budget: Length in time, such as 90s, 30m or 2h.
-        resume: Go on where the run in --out stopped, by its own plan.
-        pretrained: none, hub (timm's), or weight files or runs, one a stream.
+        resume: Go on where the run in --out stopped, by its own plan. Without --out, with the newest run on the data
+            under runs/.
+        pretrained: Start from timm's weights, or files or runs, one a stream. A file may hold a classifier or an FCN;
+            what does not fit stays random, and is named. `none` starts at random.
         staged: Train FCN-32s, then 16s from it, and so on; each in OUT/32s, ...
-        recipe: The settings that the options below override.
+        recipe: Base of the options below; cvpr15, heavy: the paper's. `default` is AdamW at 0.001 on batches of 8
+            samples that are cut and varied. The others are SGD on whole images: `cvpr15` on 20 at momentum 0.9, by the
+            mean of each image; `heavy` on 1 at momentum 0.99, by the sum over pixels.
         batch: Images per step, over all processes.
         accumulate: Parts that a batch is computed in, to save memory.
         lr: Learning rate at the top of the schedule.
-        optimizer: adamw or sgd.
-        schedule: How the learning rate falls.
+        optimizer: adamw or sgd, with momentum.
+        schedule: How the learning rate falls. `poly` is (1 - progress) ** 0.9, after a warm-up in the default recipe.
         loss: On the logits at image size; dice and focal by parts of a batch.
-        reduction: How pixels share in a loss; SGD's rate is converted.
-        sampling: Probability that a pixel counts in the loss.
-        balance: Class weights from pixel counts.
+        reduction: How pixels share in cross_entropy; SGD's rate is converted. `mean` is over all pixels of a batch that
+            count; `image` over those of each image, then over images; `sum` over pixels, then the mean over images. A
+            rate that is given with --lr is not converted. Dice and focal are means.
+        sampling: Probability that a pixel counts in the loss. The paper's sampling of patches; 1 counts all.
+        balance: Class weights from pixel counts. `log` is 1 / log(1.02 + share); `median` is the median share divided
+            by the share.
         ema: Decay of the averaged weights that are saved; 0 for none.
-        growth: Share of the run on smaller samples first; 0 for none.
+        growth: Share of the run on smaller samples first; 0 for none. They are 0.6 times as high and wide, so that more
+            images are seen in the same time.
         tune: Whether all layers are trained, or the score layers alone.
-        augment: paper mirrors and shifts whole images.
-        crop: Height and width of training samples.
+        augment: How samples vary; paper mirrors and shifts whole images. `default` draws scale, place, proportions,
+            mirroring and light; `none` takes images, or with --crop parts of them, as they are.
+        crop: Height and width of training samples. Left out, the images' proportions at 288 x 384 pixels or fewer.
         upscore: Which upsampling is trained: that between taps, or all.
-        dropout: Before the coarsest score layer.
+        dropout: Share of values dropped before the coarsest score layer. The paper's trunks have their own dropout,
+            of 0.5, whatever is said here.
         alignment: By the trunk's grid, or centred as in other toolkits.
-        geometry: caffe pads and crops the paper's nets as released.
+        geometry: caffe pads and crops the paper's trunks as released. For weights of the authors' release: 100 pixels
+            around the image, and crops after each upsampling.
         channels: Bands of the images; found out if left out.
         streams: Late fusion: bands of each of several networks, such as 3,1.
         precision: auto takes bf16 where it is faster.
-        workers: Processes that decode and augment.
+        workers: Processes that decode and augment; 0 for none.
         validations: How often the run is validated.
         report: A report at the end; without it, evaluate can draw one.
         seed: Of everything that chance decides.
