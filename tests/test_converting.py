@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from scenes import squares
 from torch import nn
 
 import fullyconv
@@ -147,3 +148,16 @@ def test_a_head_without_a_middle_cell_is_not_kept() -> None:
     with pytest.raises(FullyconvError, match=r"SEG-M002.*2 x 2 cells.*number or names"):
         fullyconv.convert(network, classes={"cat": [0]}, size=(16, 16), stride=8)
     assert fullyconv.convert(network, classes=2, size=(16, 16), stride=8).model.num_classes == 2
+
+
+def test_a_converted_model_is_trained_and_evaluated_by_commands(file: Path, tmp_path: Path, capsys) -> None:
+    data, model, run = squares(tmp_path / "data", train=2, val=1), tmp_path / "model", tmp_path / "run"
+    assert main(["convert", f"{file}:make", "--classes", "2", "--size", "24", "--out", str(model)]) == 0
+    words = ["train", str(data), "--model", str(model), "--steps", "2", "--batch", "2", "--workers", "0"]
+    assert main([*words, "--upscore", "learned", "--out", str(run)]) == 2
+    assert "SEG-T012  --upscore says how a network is built" in " ".join(capsys.readouterr().err.split("\n"))
+    assert main([*words, "--out", str(run), "--no-report"]) == 0
+    assert main(["evaluate", str(run), str(data)]) == 0
+    trained, start = fullyconv.load(run).model, fullyconv.load(model).model
+    assert list(trained.state_dict()) == list(start.state_dict())
+    assert not torch.equal(trained.trunk.get_submodule("body.0").weight, start.trunk.get_submodule("body.0").weight)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -50,7 +51,8 @@ def run_folder(dataset: Dataset, model: str, out: Path | None, resume: bool) -> 
         FullyconvError: SEG-T001 if something stands there.
     """
     if out is None:
-        base = Path("runs") / f"{dataset.root.resolve().name}-{model}"
+        short = re.sub(r"[^\w.-]+", "-", model)  # of torchvision:resnet18 or file.py:function
+        base = Path("runs") / f"{dataset.root.resolve().name}-{short}"
         numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
         return next(folder for folder in numbered if not folder.exists())
     if out.is_file() or (not resume and out.exists() and any(out.iterdir())):

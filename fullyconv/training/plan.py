@@ -155,6 +155,23 @@ def refuse_idle_tuning(options: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_rebuilding(options: Mapping[str, Any]) -> None:
+    """Do nothing if those options of `train` do not ask for another build of a network that is there already.
+
+    Raises:
+        FullyconvError: SEG-T012 if they do.
+    """
+    fresh = {"pretrained": "none", "upscore": "fixed", "dropout": 0.0, "alignment": "grid", "geometry": "same"}
+    asked = [name for name, default in {**fresh, "streams": None, "channels": None}.items() if options[name] != default]
+    if isinstance(options["model"], str) or not asked:
+        return
+    raise FullyconvError(
+        "SEG-T012",
+        f"--{asked[0]} says how a network is built, and the given model is built and has its weights; leave it out, or "
+        "name a network with --model, such as fcn8s-resnet18",
+    )
+
+
 def refuse_large(crop: tuple[int, int] | None, pairs: Sequence[Pair]) -> None:
     """Do nothing if samples are at most twice as high and wide as the largest images, or 32 pixels.
 

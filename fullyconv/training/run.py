@@ -22,7 +22,7 @@ from fullyconv.datasets.overlap import Seen
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import count, evaluate
 from fullyconv.models import FCN, create, start_from
-from fullyconv.prediction import Segmenter, segmenters_of_heads
+from fullyconv.prediction import Segmenter, load, segmenters_of_heads
 from fullyconv.report import write_report
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints
@@ -51,6 +51,7 @@ from fullyconv.training.plan import (
     reduction_of,
     refuse_idle_tuning,
     refuse_large,
+    refuse_rebuilding,
     seconds_of,
     stage_of,
     steps_of,
@@ -119,7 +120,8 @@ def train(
 
     Args:
         data: Folder whose layout is recognised, or LAYOUT:PATH.
-        model: Stride, and a trunk of timm or of the paper. The paper's trunks are vgg16, alexnet and googlenet.
+        model: Stride and trunk, or a model folder. A trunk is one of timm's or the paper's vgg16, alexnet and googlenet,
+            or torchvision:NAME. A folder is a converted or trained model, whose weights training starts from.
             With -atonce-, as in fcn8s-atonce-vgg16, the finer taps are scaled as in the paper's nets without stages.
         also: Other masks of the same images, each for a head: [NAME=]DATA. The losses of all heads are added; the mean
             IoU of the first head, that of `data`, decides which model is the best.
@@ -175,6 +177,7 @@ def train(
     Example:
         fullyconv train data/ --model fcn8s-resnet18 --budget 30m --out runs/a
     """
+    model = load(model) if isinstance(model, str) and Path(model).is_dir() else model
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "resume")}
     begun = time.monotonic()
     if resume:
@@ -213,6 +216,7 @@ def _new_plan(
     """The plan that the options of `train` stand for."""
     model, pairs = options["model"], dataset.pairs("train")
     refuse_idle_tuning(options)
+    refuse_rebuilding(options)
     refuse_large(options["crop"], pairs)
     name = _name(model)
     stage = stage_of(name, options["pretrained"])
@@ -432,8 +436,8 @@ def _refuse_unlabelled(dataset: Dataset) -> None:
         if bare:
             raise FullyconvError(
                 "SEG-T004",
-                f"{len(bare)} of {counted(len(dataset.pairs(split)), 'image')} of split {split} have no mask, such as {bare[0]}; "
-                "label them or take them out of the split",
+                f"{len(bare)} of {counted(len(dataset.pairs(split)), 'image')} of split {split} have no mask, such as "
+                f"{bare[0]}; label them or take them out of the split",
             )
 
 
@@ -457,12 +461,13 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
                 f"the data have labels for {len(dataset.heads)} heads ({', '.join(dataset.heads)}), a given model has "
                 "one; name a network, and start from this one's weights with --pretrained",
             )
-        if model.labels.names != dataset.labels.names:
+        unnamed = tuple(f"class {index}" for index in range(len(dataset.labels)))  # converted for so many classes
+        if model.labels.names not in (dataset.labels.names, unnamed):
             raise FullyconvError(
                 "SEG-M006",
-                f"the model has {counted(len(model.labels), 'class')} ({', '.join(model.labels.names[:5])}, ...), the data "
-                f"{len(dataset.labels)} ({', '.join(dataset.labels.names[:5])}, ...); make a new model, or start from "
-                "this one's weights with --pretrained",
+                f"the model has {counted(len(model.labels), 'class')} ({', '.join(model.labels.names[:5])}, ...), the "
+                f"data {len(dataset.labels)} ({', '.join(dataset.labels.names[:5])}, ...); make a new model, or start "
+                "from this one's weights with --pretrained",
             )
         return copy.deepcopy(model.model), "weights start as the given model's"
     torch.manual_seed(plan.seed)
