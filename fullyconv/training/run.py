@@ -120,7 +120,7 @@ def train(
 
     Args:
         data: Folder whose layout is recognised, or LAYOUT:PATH.
-        model: Stride and trunk, or a model folder. A trunk is one of timm's or the paper's vgg16, alexnet and googlenet,
+        model: Stride and trunk, or a model folder. A trunk is one of timm's or of the paper: vgg16, alexnet, googlenet,
             or torchvision:NAME. A folder is a converted or trained model, whose weights training starts from.
             With -atonce-, as in fcn8s-atonce-vgg16, the finer taps are scaled as in the paper's nets without stages.
         also: Other masks of the same images, each for a head: [NAME=]DATA. The losses of all heads are added; the mean
