@@ -128,7 +128,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(data, tmp_path, number):
 SMOOTH = ["--model", "fcn16s-test_convnext", "--optimizer", "sgd", "--lr", "0.02", "--ema", "0"]  # no batch statistics
 
 
-@pytest.mark.parametrize("length", [["--steps", "12"], ["--budget", "5s"]])
+@pytest.mark.parametrize("length", [["--steps", "12"], ["--budget", "10s", "--precision", "fp32"]])
 def test_two_processes_train_as_one(data, tmp_path, length):
     run = tmp_path / "run"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "fullyconv"]
@@ -209,7 +209,8 @@ def test_a_network_learns_the_squares(data, tmp_path):
 
 def test_a_budget_ends_in_time(data, tmp_path):
     begun = time.monotonic()
-    run = train(data, model=TINY, out=tmp_path / "run", budget="4s", batch=4, crop=(32, 32), workers=0)
+    settings = {"batch": 4, "crop": (32, 32), "workers": 0, "precision": "fp32"}
+    run = train(data, model=TINY, out=tmp_path / "run", budget="8s", **settings)
     assert run.steps > 0
     assert time.monotonic() - begun < 40
 
