@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,13 +21,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from fullyconv import drawing, metrics
+from fullyconv import converting, drawing, metrics
 from fullyconv.datasets import digits
 from fullyconv.errors import FullyconvError
 from fullyconv.kernels import upsample, upsample_cross_entropy
 from fullyconv.models import FCN
 from fullyconv.prediction import Segmenter
-from fullyconv.surgery import linear_to_conv, trace, transplant
+from fullyconv.surgery import transplant
 
 CHANNELS = (8, 16, 32, 64, 96)
 HIDDEN = 128
@@ -107,49 +108,27 @@ class Quickstart:
         ]
 
 
-class DigitClassifier(nn.Module):
-    """A classifier of 64 x 64 pictures: five blocks that halve the map, then two fully connected layers."""
+class DigitClassifier(nn.Sequential):
+    """A classifier of normalised 64 x 64 pictures: five blocks that halve the map, then two fully connected layers."""
+
+    default_cfg = {"input_size": (3, 64, 64), "mean": MEAN, "std": STD}  # noqa: RUF012 - as timm's networks have it
 
     def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(_block(*pair) for pair in zip((3, *CHANNELS), CHANNELS, strict=False))
-        self.hidden = nn.Linear(CHANNELS[-1] * 4, HIDDEN)
-        self.score = nn.Linear(HIDDEN, len(digits.LABELS))
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(1, -1, 1, 1))
-        self.mean: Tensor
-        self.std: Tensor
-
-    def forward(self, image: Float[Tensor, "n 3 64 64"]) -> Float[Tensor, "n k"]:
-        features = (image - self.mean) / self.std
-        for block in self.blocks:
-            features = block(features)  # (n, 96, 2, 2) after the last
-        return self.score(F.relu(self.hidden(features.flatten(1))))  # type: ignore[no-any-return]
+        pairs = zip((3, *CHANNELS), CHANNELS, strict=False)
+        layers = {
+            "blocks": nn.Sequential(*(_block(*pair) for pair in pairs)),
+            "flatten": nn.Flatten(),
+            "hidden": nn.Linear(CHANNELS[-1] * 4, HIDDEN),
+            "relu": nn.ReLU(),
+            "score": nn.Linear(HIDDEN, len(digits.LABELS)),
+        }
+        super().__init__(OrderedDict(layers))
 
 
 def _block(channels: int, wider: int) -> nn.Sequential:
     # The pool stands before the normalisation, which then has a quarter of the values to go through.
     conv = nn.Conv2d(channels, wider, 3, padding=1, bias=False)
     return nn.Sequential(conv, nn.MaxPool2d(2), nn.BatchNorm2d(wider), nn.ReLU(inplace=True))
-
-
-class DigitTrunk(nn.Module):
-    """The classifier without its score layer, slid over images of any size: one map per wanted stride."""
-
-    def __init__(self, classifier: DigitClassifier, strides: Sequence[int]) -> None:
-        super().__init__()
-        self.blocks = classifier.blocks
-        self.hidden = linear_to_conv(classifier.hidden, kernel_size=(2, 2))
-        self.hidden.padding = (1, 1)  # so that cells reach the border; at 64 x 64 the middle one is the classifier's
-        self.strides = tuple(strides)
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        maps = []
-        for number, block in enumerate(self.blocks, start=1):
-            image = block(image)
-            if 2**number in self.strides and block is not self.blocks[-1]:
-                maps.append(image)
-        return [*maps, F.relu(self.hidden(image))]
 
 
 def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> Quickstart:
@@ -209,7 +188,7 @@ def _experiment(folder: Path, out: Path, seed: int, effort: Effort, begun: float
     classifier = DigitClassifier()
     _fit(
         classifier,
-        lambda image, value: F.cross_entropy(classifier(image), value),
+        lambda image, value: F.cross_entropy(classifier(_normalised(image)), value),
         _crops("train", effort.crops, seed),
         batch=64,
         steps=effort.classifier_steps,
@@ -244,25 +223,19 @@ def _experiment(folder: Path, out: Path, seed: int, effort: Effort, begun: float
 
 
 def convert(classifier: DigitClassifier) -> FCN:
-    """The classifier as a fully convolutional network of stride 32: its last layer is the score layer."""
-    net = _net(classifier, (32,))
-    net.score_layers["stride32"] = linear_to_conv(classifier.score)
-    return net
+    """The classifier as a fully convolutional network of stride 32, scored by its own last layer."""
+    classes = {name: [index] for index, name in enumerate(digits.LABELS.names)}
+    return converting.convert(classifier, classes=classes, stride=32).model
 
 
 def refine(net: FCN, classifier: DigitClassifier, stride: int) -> FCN:
-    """The network with one finer tap, whose score layer starts at zero, so that nothing is unlearnt.
+    """The network with finer taps, whose score layers start at zero, so that nothing is unlearnt.
 
     Source: Long, Shelhamer and Darrell 2015, section 4.2.
     """
-    finer = _net(classifier, (stride, *(int(grid.stride) for grid in net.grids)))
+    finer = converting.convert(classifier, classes=digits.LABELS.names, stride=stride).model
     transplant(finer, net.state_dict())
     return finer
-
-
-def _net(classifier: DigitClassifier, strides: tuple[int, ...]) -> FCN:
-    trunk = DigitTrunk(classifier, strides).eval()
-    return FCN(trunk, trace(trunk), len(digits.LABELS), mean=MEAN, std=STD)
 
 
 # Training ------------------------------------------------------------------------------------------------------------
@@ -319,19 +292,25 @@ def _batch(images: Sequence[np.ndarray[Any, Any]]) -> Float[Tensor, "n 3 height 
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
+def _normalised(images: Tensor) -> Tensor:
+    """The images as the classifier takes them; the network does this itself."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (MEAN, STD))
+    return (images - mean) / std
+
+
 # Testing -------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def largest_difference(classifier: DigitClassifier, net: FCN, images: Float[Tensor, "n 3 64 64"]) -> float:
     """The largest difference between any logit of the classifier and of its converted form, at the native size."""
-    return float((net.eval().scores(images)[:, :, 1, 1] - classifier.eval()(images)).abs().max())
+    return float((net.eval().scores(images)[:, :, 1, 1] - classifier.eval()(_normalised(images))).abs().max())
 
 
 @torch.no_grad()
 def _accuracy(classifier: DigitClassifier, images: Tensor, values: Tensor) -> float:
     """Share of the crops with a digit whose class is found."""
-    right = classifier(images).argmax(1) == values
+    right = classifier(_normalised(images)).argmax(1) == values
     return float(right[values > 0].float().mean())
 
 
