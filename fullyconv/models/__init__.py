@@ -27,6 +27,7 @@ from fullyconv.models.weights import Weights, read_weights
 from fullyconv.surgery import (
     DenseClassifier,
     NotConvertible,
+    Trace,
     Transplant,
     blueprint,
     build,
@@ -191,7 +192,7 @@ def fcn_over(
     trunk.eval()
     try:
         shadow = blueprint(trunk)
-        traced, odd = trace(shadow, channels), trace(shadow, channels, (129, 165))
+        traced = trace(shadow, channels)
     except (ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FullyconvError(
@@ -214,9 +215,17 @@ def fcn_over(
         traced if alignment == "grid" else replace(traced, grids=tuple(map(_centred, traced.grids))),
         num_classes,
         least_size=_least_size(shadow, channels, int(traced.grids[-1].stride)),
-        size_multiple=1 if odd.grids == traced.grids else int(traced.grids[-1].stride),
+        size_multiple=1 if _takes_odd_sizes(shadow, channels, traced) else int(traced.grids[-1].stride),
         **settings,
     )
+
+
+def _takes_odd_sizes(shadow: nn.Module, channels: int, traced: Trace) -> bool:
+    """Whether a trunk gives maps on the same grids for an image that is no multiple of its strides, and any at all."""
+    try:
+        return trace(shadow, channels, (129, 165)).grids == traced.grids
+    except (ValueError, RuntimeError, AssertionError):
+        return False
 
 
 def _parts(name: str) -> tuple[int, bool, str]:

@@ -202,6 +202,10 @@ class GridMode(TorchFunctionMode):
 
     def _carry_over(self, name: str, places: list[Place], result: Tensor) -> None:
         same = [place for place in places if place.holds(result)]
+        if _splits_into_blocks(places[0], result):
+            block = result.shape[3]
+            _mark(result, places[0].grid.convolve(block, block), (result.shape[2], result.shape[4]))
+            return
         if not same:
             if result.is_floating_point() and max(places[0].size) > 1:
                 self.mixing.append(Call(self.layers[-1], name, places[0].grid))
@@ -210,6 +214,14 @@ class GridMode(TorchFunctionMode):
         for place in same[1:]:
             grid = grid.join(place.grid)
         _mark(result, grid, same[0].size)
+
+
+def _splits_into_blocks(place: Place, result: Tensor) -> bool:
+    """Whether a map was viewed as `(N, C, h, block, w, block)`, on its way to be `(N, block * block * C, h, w)`."""
+    if result.ndim != 6 or result.shape[3] != result.shape[5]:
+        return False
+    rows, height, columns, width = result.shape[2:]
+    return (rows * height, columns * width) == place.size
 
 
 def _spatial(result: Tensor) -> tuple[int, int]:
