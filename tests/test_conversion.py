@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from fullyconv.models import classifier, create, dense_form
+from fullyconv.models import classifier, create, dense_form, fcn_over
 from fullyconv.surgery import NotConvertible, build, convolutionalize, describe, trace
 
 # Small networks of each kind: residual, inverted residual, ConvNeXt, plain, dense, of one map, shuffled, inception.
@@ -117,6 +117,97 @@ def test_the_classifier_is_left_as_it_was_and_its_weights_are_shared() -> None:
     assert network.training
     assert names == {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     assert dense.network.get_submodule("layer1.0.conv1").weight is network.layer1[0].conv1.weight
+
+
+class Distilled(nn.Module):
+    """Two heads, for the truth and for a teacher, whose mean counts; behind a layer with a factor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Conv2d(3, 6, 3, 2, 1)
+        self.factor = nn.Parameter(torch.tensor([1.5]))
+        self.head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5))
+        self.teacher = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 5))
+
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        pooled = self.factor * torch.relu(self.trunk(image)).mean((2, 3))
+        return (self.head(pooled) + self.teacher(pooled)) / 2
+
+
+def test_heads_whose_scores_are_added_become_one() -> None:
+    torch.manual_seed(0)
+    network = Distilled()
+    network.train()(torch.randn(8, 3, 8, 8))
+    dense = convolutionalize(network, (8, 8))
+    assert relative_difference(network, dense, (8, 8)) < 1e-5
+    assert dense.score_layer.out_channels == 5
+    assert dense(torch.randn(1, 3, 12, 16)).shape == (1, 5, 3, 5)
+
+
+def test_the_only_map_stands_for_the_next_stride() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 7, 7), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    dense = convolutionalize(network, (28, 28))
+    assert [int(grid.stride) for grid in trace(dense.trunk([8, 16, 32])).grids] == [7]
+    with pytest.raises(NotConvertible, match="at strides 7, not at 4; fcn8s is possible"):
+        dense.trunk([4, 8])
+    with pytest.raises(NotConvertible, match="at strides 7, not at 16, 32; fcn8s is possible"):
+        dense.trunk([16, 32])
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse, self.head = nn.Conv2d(3, 6, 4, 4), nn.Conv2d(6, 10, 2, 2), nn.Linear(10, 5)
+
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        fine = torch.relu(self.fine(image).permute(0, 2, 3, 1))
+        coarse = self.coarse(fine.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.head(torch.relu(coarse).mean((1, 2)))
+
+
+def test_taps_have_their_channels_first() -> None:
+    trunk = convolutionalize(ChannelsLast(), (24, 24)).trunk([4, 8])
+    assert [tap.shape for tap in trunk(torch.randn(1, 3, 32, 48))] == [(1, 6, 8, 12), (1, 10, 4, 6)]
+
+
+class Blocks(nn.Module):
+    """Puts blocks of pixels into the channels, by views, as TResNet begins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(48, 6, 3, 2, 1), nn.Linear(6, 5)
+
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        count, channels, height, width = image.size()
+        blocks = image.view(count, channels, height // 4, 4, width // 4, 4).permute(0, 3, 5, 1, 2, 4).contiguous()
+        return self.head(self.conv(blocks.view(count, channels * 16, height // 4, width // 4)).mean((2, 3)))
+
+
+def test_blocks_of_pixels_that_become_channels_keep_their_place() -> None:
+    torch.manual_seed(0)
+    dense = convolutionalize(Blocks(), (32, 32))
+    (grid,) = trace(dense.trunk([8])).grids
+    assert (grid.stride, grid.field, grid.first) == (8, 12, -4)
+    moved = torch.zeros(1, 3, 64, 64)
+    moved[..., 12:19, 12:19] = torch.randn(3, 7, 7)  # cells whose fields begin at 4 and 12 see it, by rows and columns
+    change = (dense.trunk([8])(moved)[0] - dense.trunk([8])(torch.zeros_like(moved))[0]).abs().sum(1)[0]
+    assert change.nonzero().unique(dim=0).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+def test_a_trunk_that_adds_upscaled_maps_takes_images_of_any_size() -> None:
+    class Upscaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fine, self.coarse = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1)
+            self.up, self.down = nn.Upsample(scale_factor=2), nn.Conv2d(6, 6, 3, 4, 1)
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, image):  # type: ignore[no-untyped-def]
+            fine = self.fine(image)
+            return self.head(self.down(fine + self.up(self.coarse(fine))).mean((2, 3)))
+
+    model = fcn_over(convolutionalize(Upscaled(), (32, 32)).trunk([8]), 2).eval()
+    assert model(torch.rand(1, 3, 37, 45)).shape == (1, 2, 37, 45)
 
 
 class Branching(Plain):

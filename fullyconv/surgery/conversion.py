@@ -78,7 +78,8 @@ class DenseClassifier(nn.Module):
         The pools of the head are left out, as in the paper's GoogLeNet, and kernels that cover the classifier's whole
         map keep the size of theirs: each cell speaks for itself, up to the border.
 
-        A tap is what enters the module that halves the resolution: the last output of a stage.
+        A tap is what enters the module that halves the resolution: the last output of a stage. The coarsest map also
+        stands for a wanted stride that is less than twice its own, as stride 7 does for 8.
 
         Args:
             strides: Wanted strides in pixels; those beyond the coarsest map's are left out.
@@ -98,13 +99,15 @@ class DenseClassifier(nn.Module):
                 node.replace_all_uses_with(node.all_input_nodes[0])
         taps = _taps(network, self.size, self.channels, self.score, layers or {})
         coarsest = max(taps)
-        missing = [stride for stride in strides if stride not in taps and stride < coarsest]
-        wanted = [taps[stride] for stride in sorted(strides) if stride in taps]
-        if missing or not wanted:
+        meant = {min(stride, coarsest) for stride in strides if stride < 2 * coarsest}
+        missing = sorted(meant - taps.keys())
+        if missing or not meant:
+            possible = min((stride for stride in (4, 8, 16) if stride >= coarsest), default=32)
             raise NotConvertible(
                 f"it has maps at strides {', '.join(map(str, sorted(taps)))}, "
-                f"not at {', '.join(map(str, missing or strides))}; fcn{coarsest}s is possible"
+                f"not at {', '.join(map(str, missing or strides))}; fcn{possible}s is possible"
             )
+        wanted = [taps[stride] for stride in sorted(meant)]
         return _cut(network, wanted)
 
 
@@ -132,6 +135,7 @@ def convolutionalize(classifier: nn.Module, size: Size = (224, 224), *, channels
         raise NotConvertible(f"it gives {tuple(values[output].shape)} for one image, not (1, classes): no classifier")
     head = _Head(network, values)
     head.rewrite(output)
+    head.join_scores()
     covering = [name for name in (*covering, *head.covering) if name]
     score = _score_layer(network, values[output].shape[1])
     network.graph.eliminate_dead_code()
@@ -271,6 +275,16 @@ def _place(node: fx.Node) -> str:
     return f"layer {'.'.join(_scope(node))}" if _scope(node) else f"its {node.name}"
 
 
+def _channels_last(value: _Value) -> bool:
+    return value.cells is not None and tuple(value.shape[2:]) != value.cells
+
+
+def _turned(node: fx.Node) -> fx.Node:
+    """A new node behind one that gives a map with its channels last: the same map, channels first."""
+    with node.graph.inserting_after(node):
+        return node.graph.call_method("permute", (node, 0, 3, 1, 2))
+
+
 # The head ------------------------------------------------------------------------------------------------------------
 
 _RESHAPES = ("flatten", "Flatten", "view", "reshape", "squeeze", "contiguous", "permute", "transpose", "unsqueeze")
@@ -326,6 +340,47 @@ class _Head:
         for node in [node for node in self.graph.nodes if node in head]:
             self._rewrite(node)
 
+    def join_scores(self) -> None:
+        """Makes one convolution of linear layers whose scores are added, as those of two heads for distillation are."""
+        scores = self.graph.output_node().all_input_nodes[0]
+        inside, sources = self._linear_part(scores)
+        branches = any(len(node.all_input_nodes) > 1 for node in inside)
+        if not branches or len(sources) != 1 or sources[0] not in self.windows:
+            return
+        part = fx.Graph()
+        copies = {sources[0]: part.placeholder("cells")}
+        for node in self.graph.nodes:
+            if node in inside:
+                copies[node] = part.node_copy(node, copies.__getitem__)
+        part.output(copies[scores])
+        channels = self.values[sources[0]].shape.numel() // prod(self.windows[sources[0]])
+        self.network.add_submodule("joined_scores", _as_one(fx.GraphModule(self.network, part), channels))
+        with self.graph.inserting_before(scores):
+            joined = self.graph.call_module("joined_scores", (sources[0],))
+        self._replace(scores, joined, self.values[scores], (1, 1))
+
+    def _linear_part(self, scores: fx.Node) -> tuple[set[fx.Node], list[fx.Node]]:
+        """The nodes from which scores follow linearly, cell by cell, and what these read."""
+        inside: set[fx.Node] = set()
+        sources: list[fx.Node] = []
+        waiting = [scores]
+        while waiting:
+            node = waiting.pop()
+            if self._is_linear(node):
+                inside.add(node)
+                waiting += node.all_input_nodes
+            elif node not in sources:
+                sources.append(node)
+        return inside, sources
+
+    def _is_linear(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            layer = self.network.get_submodule(str(node.target))
+            pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+            return pointwise or isinstance(layer, nn.BatchNorm2d | nn.Dropout | nn.Identity)
+        function = _function(self.network, node)
+        return function in ("add", "iadd", "sub") or (function in ("mul", "truediv") and len(node.all_input_nodes) == 1)
+
     def _nodes(self, output: fx.Node) -> set[fx.Node]:
         """What lies between the last maps and the output, which is left alone where it is a map already."""
         found: set[fx.Node] = set()
@@ -338,14 +393,14 @@ class _Head:
                 self._enter(node)
             elif node.op == "placeholder":
                 raise NotConvertible("its head reads the image itself, not a map of it")
-            elif node.op == "get_attr":
+            elif node.op == "get_attr" and self.values[node].shape.numel() > 1:
                 raise NotConvertible(
                     f"{_place(node)} mixes positions by a tensor of its own, so it works at one size only"
                 )
             else:
                 found.add(node)
                 waiting += [source for source in node.all_input_nodes if source in self.values]
-        return found
+        return {node for node in found if node.op != "get_attr"}
 
     def _is_map(self, node: fx.Node) -> bool:
         """Whether a node gives a map; one cell that a pool made of many is the head's affair."""
@@ -360,10 +415,9 @@ class _Head:
         value = self.values[node]
         assert value.cells
         self.windows[node] = value.cells
-        if tuple(value.shape[2:]) == value.cells:
+        if not _channels_last(value):
             return
-        with self.graph.inserting_after(node):
-            turned = self.graph.call_method("permute", (node, 0, 3, 1, 2))
+        turned = _turned(node)
         node.replace_all_uses_with(turned, delete_user_cb=lambda user: user is not turned)
         self.values[turned], self.windows[turned] = value, value.cells
 
@@ -453,6 +507,18 @@ class _Head:
         return NotConvertible(f"the head cannot slide at {_place(node)}: {reason}")
 
 
+@torch.no_grad()
+def _as_one(part: fx.GraphModule, channels: int) -> nn.Conv2d:
+    """The convolution that a network is that works linearly on each cell: it is asked about every channel alone."""
+    weight = next(part.parameters())
+    asked = torch.cat((torch.zeros(1, channels), torch.eye(channels)))[:, :, None, None]
+    answers = copy.deepcopy(part).eval().to(torch.float64)(asked.to(weight.device, torch.float64)).flatten(1)
+    conv = nn.Conv2d(channels, answers.shape[1], 1, device=weight.device, dtype=weight.dtype)
+    conv.weight.copy_((answers[1:] - answers[0]).T[:, :, None, None])
+    conv.bias.copy_(answers[0])  # type: ignore[union-attr]
+    return conv
+
+
 def _score_layer(network: fx.GraphModule, classes: int) -> str:
     """The name of the last layer with weights, a convolution that gives a channel for each class."""
     (output,) = (node for node in network.graph.nodes if node.op == "output")
@@ -482,7 +548,8 @@ def _taps(
     coarsest = nodes[score].all_input_nodes[0]
     taps = {values[entering].stride: entering for entering in _entering(values, _ancestors(coarsest))}
     chosen = {stride: _output_of(name, network.graph) for stride, name in layers.items()}
-    return {**taps, values[coarsest].stride: coarsest, **chosen}
+    taps |= {values[coarsest].stride: coarsest, **chosen}
+    return {stride: _turned(tap) if _channels_last(values[tap]) else tap for stride, tap in taps.items()}
 
 
 def _output_of(module: str, graph: fx.Graph) -> fx.Node:
