@@ -108,7 +108,7 @@ def chosen(notes: Notes) -> list[str]:
         first, *others = sorted((name for name in sizes if sizes[name] < LARGEST), key=sizes.__getitem__) or [""]
         second = [] if family.partition(":")[2] in MIXING else [name for name in others if sizes[name] < SMALL][:1]
         names += [name for name in (first, *second) if name]
-    return names
+    return sorted(names, key=lambda name: notes.rows[name]["family"] in MIXING)
 
 
 def write_weights(name: str, file: Path) -> None:
