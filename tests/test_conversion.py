@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import RmsNorm2d
 from torch import nn
 
 from fullyconv.models import classifier, create, dense_form, fcn_over
@@ -142,6 +143,13 @@ def test_heads_whose_scores_are_added_become_one() -> None:
     assert relative_difference(network, dense, (8, 8)) < 1e-5
     assert dense.score_layer.out_channels == 5
     assert dense(torch.randn(1, 3, 12, 16)).shape == (1, 5, 3, 5)
+
+
+def test_a_norm_between_pool_and_linear_layer_slides() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1), RmsNorm2d(6), nn.Flatten(), nn.Linear(6, 4))
+    network = nn.Sequential(*layers)
+    assert relative_difference(network, convolutionalize(network, (16, 16)), (16, 16)) < 1e-5
 
 
 def test_the_only_map_stands_for_the_next_stride() -> None:

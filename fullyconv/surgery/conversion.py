@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import torch
+from timm.layers import RmsNorm2d, SimpleNorm2d
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from torch import Tensor, fx, nn
 
@@ -148,6 +149,7 @@ def convolutionalize(classifier: nn.Module, size: Size = (224, 224), *, channels
 
 # The graph -----------------------------------------------------------------------------------------------------------
 
+_WHOLE_OF_TIMM = ("timm.layers.drop", "timm.layers.norm")
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -162,7 +164,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         kinds = [kind for kind in type(m).__mro__ if kind not in _CONTAINERS]
         return isinstance(m, self.whole) or any(
-            kind.__module__.startswith(("torch.nn.", "torchvision.ops.stochastic_depth", "timm.layers.drop"))
+            kind.__module__.startswith(("torch.nn.", "torchvision.ops.stochastic_depth", *_WHOLE_OF_TIMM))
             for kind in kinds
         )
 
@@ -476,7 +478,7 @@ class _Head:
             return not isinstance(layer, nn.Softmax2d | nn.MultiheadAttention)
         one_cell = window == (1, 1) and len(before.shape) == 4
         pointwise = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
-        return one_cell and (pointwise or isinstance(layer, nn.LayerNorm | nn.BatchNorm2d))
+        return one_cell and (pointwise or isinstance(layer, nn.LayerNorm | nn.BatchNorm2d | RmsNorm2d | SimpleNorm2d))
 
     def _sliding_pool(self, node: fx.Node, source: fx.Node, window: Size, average: bool) -> fx.Node:
         if window == (1, 1):
