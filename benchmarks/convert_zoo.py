@@ -86,28 +86,30 @@ def families() -> dict[str, list[str]]:
     return dict(found)
 
 
-def count_parameters(name: str) -> int | None:
-    """How many parameters a classifier has, without making any; None if it cannot be built like that."""
+def count_parameters(name: str) -> int:
+    """How many parameters a classifier has; without making any, where it can be built like that."""
     try:
         with torch.device("meta"):
             network = classifier(name).network
-    except Exception as error:  # whatever a library's constructor may raise
-        print(f"{name}: {error}")
-        return None
+    except RuntimeError:  # torchvision's RegNets compute with numbers while they are built
+        network = classifier(name).network
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def chosen(notes: Notes) -> list[str]:
-    """Two networks of each convolutional family and one of each other: the smallest, and a second only if small."""
+    """Three networks of each convolutional family and one of each other: the smallest, and further ones only if small.
+
+    Convolutional families come first.
+    """
     names = []
     for family, members in families().items():
         for name in members:
             if name not in notes.rows:
                 notes.add(name, family=family.partition(":")[2], parameters=count_parameters(name))
-        sizes = {name: notes.rows[name]["parameters"] for name in members if notes.rows[name]["parameters"]}
-        first, *others = sorted((name for name in sizes if sizes[name] < LARGEST), key=sizes.__getitem__) or [""]
-        second = [] if family.partition(":")[2] in MIXING else [name for name in others if sizes[name] < SMALL][:1]
-        names += [name for name in (first, *second) if name]
+        sizes = {name: notes.rows[name]["parameters"] for name in members}
+        smallest = sorted((name for name in members if sizes[name] < LARGEST), key=sizes.__getitem__)
+        further = [] if family.partition(":")[2] in MIXING else [name for name in smallest[1:3] if sizes[name] < SMALL]
+        names += [*smallest[:1], *further]
     return sorted(names, key=lambda name: notes.rows[name]["family"] in MIXING)
 
 
@@ -191,8 +193,8 @@ def page(rows: list[Row]) -> str:
             [
                 "# Classifiers that convert",
                 f"{len(rows)} classifiers of {len({row['family'] for row in rows})} families of timm and torchvision, "
-                "converted with random weights: of each convolutional family its two smallest networks, of each other "
-                "its smallest. What does not convert is listed with the reason.",
+                "converted with random weights: of each convolutional family its three smallest networks, of each "
+                "other its smallest. What does not convert is listed with the reason.",
                 EXPLAINED,
                 f"Written by `{command}`; {processor()}, {torch.get_num_threads()} thread, {versions}.",
                 table("Convolutional families", convolutional),
