@@ -335,6 +335,11 @@ FAULTS: dict[str, Fault] = {
         "file.py:function names a function without arguments that gives a torch.nn.Module, a classifier.",
         "Check the path and the function; run python -c 'import file; file.function()' to see it fail.",
     ),
+    "SEG-M052": Fault(
+        "A network of another toolkit cannot be made",
+        "Networks named smp: are made by segmentation-models-pytorch, which must be installed and know the name.",
+        "pip install segmentation-models-pytorch; take the name of its decoder and encoder, such as smp:Unet:resnet18.",
+    ),
     "SEG-M040": Fault(
         "There is no such head",
         "A network that was trained with --also has a head for each set of labels, each with a name of its own.",

@@ -1,4 +1,4 @@
-"""Networks of the authors' release and of pytorch-fcn become model folders."""
+"""Networks of the authors' release, of pytorch-fcn and of other toolkits become model folders."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,9 +14,11 @@ from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, LateFusion, Upscoring, create
 from fullyconv.models.caffe import BETWEEN, count_kernels, in_our_names, towers_of
+from fullyconv.models.foreign import is_foreign
 from fullyconv.models.weights import Weights, read_weights
 from fullyconv.released import NETS, Inputs, Net, classes_of, only_fit, refuse_another
 from fullyconv.surgery import transplant
+from fullyconv.wording import counted
 
 # How pictures are given to `predict`.
 PICTURES: dict[Inputs, str] = {
@@ -53,7 +55,8 @@ class Imported:
         lines = [f"{self.model}: {self.network}, {counts}"]
         lines += ["The file is one that was published, by its MD5."] if self.published else []
         lines += [f"{note[0].upper()}{note[1:]}." for note in self.notes]
-        given = f"fullyconv predict {self.model} {PICTURES[NETS[self.network].inputs]}"
+        pictures = PICTURES[NETS[self.network].inputs if self.network in NETS else "color"]
+        given = f"fullyconv predict {self.model} {pictures}"
         each = [f" --head {name} --out {name}/" for name in self.heads] if len(self.heads) > 1 else [" --out masks/"]
         return "\n".join([*lines, *(given + rest for rest in each)])
 
@@ -66,10 +69,10 @@ def import_weights(
     classes: str | Path | None = None,
     upscore: Upscoring = "fixed",
 ) -> Imported:
-    """Turn a network of the authors' release or of pytorch-fcn into a model folder.
+    """Turn a network of the authors' release, of pytorch-fcn or of another toolkit into a model folder.
 
     Args:
-        file: A .caffemodel, or a .pth file or checkpoint of pytorch-fcn.
+        file: A .caffemodel, or a .pth or .safetensors file of weights, or a checkpoint that holds them.
         as_: The network that it is, such as fcn8s-atonce-vgg16 or nyud-fcn32s-hha; may be left out where the file
             tells. A wrong one is refused.
         out: The model folder.
@@ -85,7 +88,9 @@ def import_weights(
         fullyconv import fcn8s-heavy-pascal.caffemodel --as fcn8s-vgg16 --out models/fcn8s
     """
     file, out = Path(file), Path(out)
-    if as_ is not None and as_ not in NETS:
+    if as_ is not None and is_foreign(as_) and not out.exists():
+        return _import_foreign(file, as_, out, classes)
+    if as_ is not None and as_ not in NETS and not is_foreign(as_):
         raise FullyconvError("SEG-M001", f"there is no network {as_}{nearest(as_, NETS) or '; see ' + ', '.join(NETS)}")
     if out.exists():
         raise FullyconvError("SEG-U008", f"{out} exists already; move it away or name another folder with --out")
@@ -108,6 +113,44 @@ def import_weights(
         heads=heads if len(heads) > 1 else None,
     )
     return Imported(out, name, heads, weights.verified, notes)
+
+
+def _import_foreign(file: Path, name: str, out: Path, classes: str | Path | None) -> Imported:
+    """A segmentation network of another toolkit as a model folder.
+
+    Raises:
+        FullyconvError: SEG-M006 if `classes` are not as many as the file's; SEG-M023 if the weights are of another
+            network.
+    """
+    if classes is None:
+        raise FullyconvError("SEG-M006", f"{file} names no classes; list their names in --classes FILE")
+    labels = read_labels(Path(classes))
+    weights = read_weights(file).tensors
+    architecture: dict[str, Any] = {"name": name, "num_classes": len(labels)}
+    model = create(**architecture)
+    wanted = model.network.state_dict()  # type: ignore[union-attr]
+    inner = {key.removeprefix("model."): value for key, value in weights.items()}
+    found = weights if wanted.keys() <= weights.keys() else inner
+    missing = [key for key in wanted if key not in found]
+    foreign = [key for key in found if key not in wanted and not key.startswith("aux_classifier.")]
+    if missing or foreign:
+        raise FullyconvError(
+            "SEG-M023",
+            f"{file} is not {name}: it {f'lacks {missing[0]}' if missing else f'holds {foreign[0]}'}; name the network "
+            "that it was saved from with --as",
+        )
+    unlike = [key for key in wanted if wanted[key].shape != found[key].shape]
+    if unlike:
+        theirs, ours = tuple(found[unlike[-1]].shape), tuple(wanted[unlike[-1]].shape)
+        raise FullyconvError(
+            "SEG-M006",
+            f"{file} has {theirs} values in {unlike[-1]}, and {name} with {counted(len(labels), 'class')} has {ours}; "
+            f"list the names of all its classes in {classes}",
+        )
+    transplant(model, {f"network.{key}": found[key] for key in wanted})
+    origin = {"file": file.name, "sha256": _digest(file), "network": name, "published": False}
+    artefact.save(out, model, labels, architecture, {"imported": origin})
+    return Imported(out, name, {"": labels}, False, ())
 
 
 def _digest(file: Path) -> str:

@@ -21,6 +21,7 @@ from fullyconv.models.caffe import in_our_names, refuse_other_data
 from fullyconv.models.classic import CLASSICS, ClassicFCN, Geometry, in_geometry, torchvision_names
 from fullyconv.models.classifiers import Classifier, classifier, in_bands, renamed
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
+from fullyconv.models.foreign import foreign, is_foreign
 from fullyconv.models.streams import LateFusion
 from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import Weights, read_weights
@@ -77,7 +78,8 @@ def create(
     Args:
         name: `fcn32s-`, `fcn16s-`, `fcn8s-` or `fcn4s-` and the trunk: one of the paper's, `vgg16`, `alexnet` or
             `googlenet` (fc6 and fc7 as convolutions), or any network of timm, such as `fcn8s-resnet18`. `fcn8s-atonce-`
-            scales its finer taps, so that all may be trained at once.
+            scales its finer taps, so that all may be trained at once. Or a segmentation network of another toolkit,
+            `torchvision:fcn_resnet50` or `smp:Unet:resnet18`, whose own upsampling stays.
         num_classes: Score channels.
         channels: Bands of the image: 1 grey, 3 RGB, 4 RGBA, or any number.
         upscore: Which upsampling kernels are trained: none, those between taps, or all; all start bilinear.
@@ -112,6 +114,8 @@ def create(
             pretrained=pretrained,
         )
         return _late_fusion(tower, streams, channels, mean, std, log_bands)
+    if is_foreign(name):
+        return foreign(name, num_classes, channels=channels)
     stride, at_once, trunk_name = _parts(name)
     settings: dict[str, Any] = {
         "channels": channels,
