@@ -91,7 +91,7 @@ def count_parameters(name: str) -> int:
     try:
         with torch.device("meta"):
             network = classifier(name).network
-    except RuntimeError:  # torchvision's RegNets compute with numbers while they are built
+    except FullyconvError:  # torchvision's RegNets compute with numbers while they are built
         network = classifier(name).network
     return sum(parameter.numel() for parameter in network.parameters())
 
