@@ -91,6 +91,7 @@ def test_a_beginners_network_slides_and_keeps_its_classes() -> None:
         ("convnext_atto", {4: 40, 8: 80, 16: 160, 32: 320}),
         ("torchvision:googlenet", {8: 480, 16: 832, 32: 1024}),
         ("torchvision:vgg11", {8: 512, 16: 512, 32: 4096}),
+        ("timm:vgg16", {8: 512, 16: 512, 32: 4096}),
     ],
 )
 def test_taps_are_the_last_maps_of_their_stages(name: str, taps: dict[int, int]) -> None:

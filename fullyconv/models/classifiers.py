@@ -27,7 +27,7 @@ class Classifier:
     """A network that gives logits `(N, K)` for images of one size.
 
     Args:
-        name: What it was asked for as, without `timm:`.
+        name: What it was asked for as; without `timm:`, unless that would name one of the paper's.
         network: The network itself.
         size: Height and width of the images that it is for.
         own: Whether only its code tells how it is built, so that a model folder must hold its graph.
@@ -66,9 +66,9 @@ def classifier(name: str, *, channels: int = 3, pretrained: bool = False) -> Cla
     elif ".py:" in name:
         network, size = _of_file(name), SIZE
     else:
-        name = name.removeprefix("timm:")
-        network = _timms(name, channels, pretrained)
-        size = SIZE
+        bare = name.removeprefix("timm:")
+        network, size = _timms(bare, channels, pretrained), SIZE
+        name = name if bare in CLASSICS else bare
     own = ".py:" in name or name.startswith(HUBS)
     return Classifier(
         Path(name).name if ".py:" in name else name, in_bands_of(network, channels), native_size(network, size), own

@@ -7,13 +7,15 @@ import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from math import prod
 from typing import Any
 
 import torch
-from timm.layers import RmsNorm2d, SimpleNorm2d
+from timm.layers.norm import RmsNorm2d, SimpleNorm2d
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
+from timm.models.vgg import ConvMlp as HiddenLayers
 from torch import Tensor, fx, nn
 
 from fullyconv.surgery.layers import linear_to_conv
@@ -163,6 +165,8 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         kinds = [kind for kind in type(m).__mro__ if kind not in _CONTAINERS]
+        if isinstance(m, HiddenLayers):
+            return False
         return isinstance(m, self.whole) or any(
             kind.__module__.startswith(("torch.nn.", "torchvision.ops.stochastic_depth", *_WHOLE_OF_TIMM))
             for kind in kinds
@@ -170,10 +174,16 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         try:
-            return super().call_module(m, forward, args, kwargs)
+            return super().call_module(m, partial(_hidden, m) if isinstance(m, HiddenLayers) else forward, args, kwargs)
         except Exception:
             self.failed = self.failed or self.path_of_module(m)
             raise
+
+
+def _hidden(layers: HiddenLayers, image: Tensor) -> Tensor:
+    """What the hidden layers of timm's VGG give, which pool maps that are smaller than their kernel to its size."""
+    hidden = layers.drop(layers.act1(layers.fc1(image)))
+    return layers.act2(layers.fc2(hidden))  # type: ignore[no-any-return]
 
 
 def _traced(classifier: nn.Module) -> fx.GraphModule:
