@@ -180,7 +180,7 @@ class _Tracer(fx.Tracer):
             raise
 
 
-def _hidden(layers: HiddenLayers, image: Tensor) -> Tensor:
+def _hidden(layers: HiddenLayers, image: fx.Proxy) -> fx.Proxy:
     """What the hidden layers of timm's VGG give, which pool maps that are smaller than their kernel to its size."""
     hidden = layers.drop(layers.act1(layers.fc1(image)))
     return layers.act2(layers.fc2(hidden))  # type: ignore[no-any-return]
