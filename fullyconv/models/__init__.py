@@ -164,31 +164,25 @@ def fcn_over(
     num_classes: int,
     *,
     channels: int = 3,
-    upscore: Upscoring = "fixed",
-    dropout: float = 0.0,
     alignment: Alignment = "grid",
     geometry: Geometry = "same",
     at_once: bool = False,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    log_bands: Sequence[int] = (),
-    score_size: Sequence[int] = (1, 1),
+    **options: Any,
 ) -> FCN:
     """The fully convolutional network over a trunk: whatever gives feature maps, finest first, for images of any size.
 
     Args:
         trunk: Its grids are traced.
         num_classes: Score channels, whose layers start at zero.
-        channels: As for `create`, like all that follow.
-        upscore: As above.
-        dropout: As above.
-        alignment: As above.
-        geometry: As above.
+        channels: As for `create`, like `alignment`, `geometry`, `mean` and `std`.
+        alignment: See there.
+        geometry: See there.
         at_once: Whether finer taps are scaled, so that all may be trained at once.
-        mean: As above.
-        std: As above.
-        log_bands: As above.
-        score_size: As above.
+        mean: See there.
+        std: See there.
+        options: `upscore`, `dropout`, `log_bands` and `score_size`, as for `FCN`.
 
     Raises:
         FullyconvError: SEG-M002 for a trunk that does not take images of any size.
@@ -203,24 +197,20 @@ def fcn_over(
             "SEG-M002", f"the network does not take images of any size ({reason}); try resnet18 or convnext_atto"
         ) from error
     rgb = channels == 3
-    settings: dict[str, Any] = {
+    options |= {
         "mean": mean or (IMAGENET_MEAN if rgb else (0.5,) * channels),
         "std": std or (IMAGENET_STD if rgb else (0.25,) * channels),
-        "upscore": upscore,
-        "dropout": dropout,
         "tap_scales": _at_once(len(traced.grids)) if at_once else None,
-        "log_bands": log_bands,
-        "score_size": score_size,
     }
     if geometry == "caffe":
-        return ClassicFCN(trunk.train(), traced, num_classes, **settings)
+        return ClassicFCN(trunk.train(), traced, num_classes, **options)
     return FCN(
         trunk.train(),
         traced if alignment == "grid" else replace(traced, grids=tuple(map(_centred, traced.grids))),
         num_classes,
         least_size=_least_size(shadow, channels, int(traced.grids[-1].stride)),
         size_multiple=1 if _takes_odd_sizes(shadow, channels, traced) else int(traced.grids[-1].stride),
-        **settings,
+        **options,
     )
 
 
