@@ -212,8 +212,8 @@ def test_a_text_has_the_placeholder_of_its_annotation() -> None:
     def function(
         *,
         budget: Annotated[str, "TIME"] | None = None,
-        also: list[Annotated[str, "DATA"]] = [],
-        out: str | Path = "",  # noqa: B006
+        also: list[Annotated[str, "DATA"]] = [],  # noqa: B006
+        out: str | Path = "",
     ) -> None: ...
 
     shown = [parameter.shown for parameter in arguments.parameters(function)]
