@@ -244,7 +244,7 @@ class Reordered(Plain):
     ("network", "reason"),
     [
         (Branching, "its forward pass cannot be traced: symbolically traced variables cannot be used"),
-        (Mixing, "the head cannot slide at its cumsum: cumsum is none of"),
+        (Mixing, "it cannot slide at its cumsum: cumsum is none of"),
         (Headless, "layer norm ends it, not a linear layer that gives 20 classes"),
         (Reordered, "puts positions before channels"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), "not .1, classes.: no classifier"),

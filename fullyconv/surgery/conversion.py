@@ -294,7 +294,8 @@ def _channels_last(value: _Value) -> bool:
 def _turned(node: fx.Node) -> fx.Node:
     """A new node behind one that gives a map with its channels last: the same map, channels first."""
     with node.graph.inserting_after(node):
-        return node.graph.call_method("permute", (node, 0, 3, 1, 2))
+        name = f"{node.name}_channels_first"
+        return node.graph.create_node("call_method", "permute", (node, 0, 3, 1, 2), name=name)
 
 
 # The head ------------------------------------------------------------------------------------------------------------
@@ -516,7 +517,7 @@ class _Head:
 
     @staticmethod
     def _refusal(node: fx.Node, reason: str) -> NotConvertible:
-        return NotConvertible(f"the head cannot slide at {_place(node)}: {reason}")
+        return NotConvertible(f"it cannot slide at {_place(node)}: {reason}")
 
 
 @torch.no_grad()
