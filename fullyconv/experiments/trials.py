@@ -233,7 +233,8 @@ def scale(bench: Workbench, outcomes: Outcomes) -> str:
     every = [outcome for of_label in outcomes.values() for outcome in of_label]
     fewest, most = (end(outcome.steps for outcome in every) for end in (min, max))
     seconds = statistics.fmean(outcome.steps * outcome.seconds_per_step for outcome in every)
-    time_each = f"{seconds / 60:.2g} minutes" if seconds >= 60 else f"{seconds:.2g} seconds"
+    number, unit = (seconds / 60, "minute") if seconds >= 60 else (seconds, "second")
+    time_each = f"{number:.2g} {unit}{'' if f'{number:.2g}' == '1' else 's'}"
     steps = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     told = f"After {steps} steps, about {time_each}, of {bench.settings.trunk}"
     if max(outcome.learnt(outcome.head) for outcome in every) < LITTLE:
