@@ -53,12 +53,15 @@ Count = Annotated[int, Within(least=1)]
 
 
 def bounded(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, which refuses numbers that are not `Within` what its annotations say.
+    """The function, which refuses numbers that are not `Within` what its annotations say, and words that are not of
+    their `Literal`.
 
     Raises:
-        FullyconvError: SEG-U004 from the function, naming the option and its range.
+        FullyconvError: SEG-U004 from the function, naming the option, and its range or its words.
     """
     signature = inspect.signature(function, eval_str=True)
+    hints = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    choices = {name: _words(hint) for name, hint in hints.items()}
     ranges = {name: _marks(parameter.annotation, Within) for name, parameter in signature.parameters.items()}
 
     @functools.wraps(function)
@@ -66,6 +69,9 @@ def bounded(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             values = value if isinstance(value, list | tuple) else [value]
             numbers = [number for number in values if isinstance(number, int | float)]
+            if choices[name] and value not in choices[name]:
+                expected = ", ".join(str(word) for word in choices[name] if word is not None)
+                raise FullyconvError("SEG-U004", f"{_option(name)} must be one of {expected}, got {value!r}")
             for limits in ranges[name]:
                 if not all(number in limits for number in numbers):
                     shown = ",".join(map(str, numbers))
@@ -343,6 +349,15 @@ def _placed(command: str, expected: list[Parameter], places: list[str]) -> dict[
         elif queue:
             found[parameter.name] = queue.pop(0)
     return found
+
+
+def _words(annotation: Any) -> tuple[Any, ...]:
+    """All values of an annotation that is a `Literal`, or one or None; of any other, none."""
+    members = [member for member in _members(annotation) if member is not types.NoneType]
+    if not members or any(get_origin(member) is not Literal for member in members):
+        return ()
+    optional = (None,) if len(members) < len(_members(annotation)) else ()
+    return (*(word for member in members for word in get_args(member)), *optional)
 
 
 def _spelled(annotation: Any, text: str) -> str:

@@ -51,7 +51,7 @@ def save(
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(state, fresh / WEIGHTS)
     config = {
         "format": FORMAT,
@@ -110,7 +110,7 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
     try:
         model.load_state_dict(load_file(place / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:160]
         raise FullyconvError(
             "SEG-M011", f"{place / WEIGHTS} is damaged or of another network ({reason}); copy the folder again"
         ) from error

@@ -1,30 +1,41 @@
 """Classifiers become segmenters: the conversion, its certificate, and the model folder."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import timm
 import torch
 from torch import Tensor, fx, nn
 
 from fullyconv import artefact
+from fullyconv.arguments import Count, bounded
 from fullyconv.datasets.classes import read_labels
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
-from fullyconv.models import FCN, Classifier, Upscoring, classifier, dense_form, fcn_over
+from fullyconv.models import FCN, Classifier, Upscoring, classifier, create, dense_form, fcn_over
 from fullyconv.models.classic import CLASSICS, in_geometry
-from fullyconv.models.classifiers import in_bands_of, native_size
+from fullyconv.models.classifiers import in_bands_of, native_size, settings_of
 from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import read_weights
 from fullyconv.prediction import Segmenter
 from fullyconv.surgery import DenseClassifier, NotConvertible, describe, transplant
+from fullyconv.wording import counted
 
 EXACT = 1e-4  # of the largest logit: what a conversion may change
 
 # New classes and the classifier's own that each of them stands for.
 Origins = Mapping[str, Sequence[int]]
+
+
+Stride = Literal[4, 8, 16, 32]
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ class Certificate:
         taps: The maps that the segmenter scores, finest first.
         kept: Names of the classifier's weights that the segmenter has.
         dropped: Names of those that it has not.
+        mean: Of each band of the images, subtracted first.
+        std: Of each band; divided by next.
     """
 
     max_abs: float
@@ -63,6 +76,8 @@ class Certificate:
     taps: tuple[Tap, ...]
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """All of it, with taps as objects."""
@@ -72,6 +87,8 @@ class Certificate:
             "taps": [tap.__dict__ for tap in self.taps],
             "kept": list(self.kept),
             "dropped": list(self.dropped),
+            "mean": list(self.mean),
+            "std": list(self.std),
         }
 
     def __str__(self) -> str:
@@ -84,6 +101,7 @@ class Certificate:
                 f"logits at {shown}: largest difference {self.max_abs:.1e}, {self.relative:.1e} of the largest logit",
                 f"scores every {self.stride} pixels; the first {sees}",
                 *(f"tap at stride {tap.stride}: {tap.layer}, {tap.channels} channels" for tap in self.taps),
+                f"images in [0, 1], less {_listed(self.mean)}, divided by {_listed(self.std)}",
                 f"{len(self.kept)} weights kept, {len(self.dropped)} dropped"
                 + (
                     f": {', '.join(self.dropped[:4])}{', ...' if len(self.dropped) > 4 else ''}" if self.dropped else ""
@@ -111,15 +129,18 @@ class Converted:
         return f"{self.model}: {self.name}\n{self.certificate}\n{use if self.trained else learn}"
 
 
+@bounded
 def convert_classifier(
     classifier: str,
     *,
-    classes: str,
+    classes: Annotated[str, "K|FILE"],
     out: Path,
-    stride: int | None = None,
-    pretrained: str = "hub",
-    size: int | None = None,
-    channels: int = 3,
+    stride: Stride | None = None,
+    pretrained: Annotated[str, "hub|none|PATH"] = "hub",
+    size: Count | None = None,
+    channels: Count = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     upscore: Upscoring = "fixed",
 ) -> Converted:
     """Turn a trained classifier into a segmenter, and prove that its scores are the classifier's.
@@ -134,6 +155,8 @@ def convert_classifier(
         pretrained: hub, none, or a file of the classifier's weights.
         size: Side of the images that it classifies, if it does not say.
         channels: Bands of the images.
+        mean: Of each band, in [0, 1], as the classifier was trained; ImageNet's for RGB, if it does not say.
+        std: Of each band, likewise; 0,0,0 and 1,1,1 for a classifier that takes images in [0, 1] as they are.
         upscore: Which upsampling kernels can be trained: none, those between taps, or all.
 
     Raises:
@@ -148,21 +171,24 @@ def convert_classifier(
         raise FullyconvError("SEG-U008", f"{out} exists already; move it away or name another folder with --out")
     labels, origins = _classes(classes)
     source = _loaded(classifier, channels, pretrained)
-    if size is not None:
-        source = replace(source, size=(size, size))
-    segmenter, certificate = _converted(source, labels, origins, stride, channels, upscore)
+    source = source if size is None else replace(source, size=(size, size))
+    statistics = _statistics(source, channels, mean, std)
+    segmenter, certificate = _converted(source, labels, origins, stride, channels, upscore, statistics)
     artefact.save(out, segmenter.model, labels, segmenter.architecture, segmenter.facts)
     return Converted(out, segmenter.architecture["name"], certificate, bool(origins))
 
 
+@bounded
 def convert(
     classifier: str | nn.Module,
     *,
-    classes: int | Sequence[str] | Origins,
-    stride: int | None = None,
+    classes: int | str | Path | Sequence[str] | Origins,
+    stride: Stride | None = None,
     pretrained: str = "hub",
-    size: tuple[int, int] | None = None,
-    channels: int = 3,
+    size: int | tuple[int, int] | None = None,
+    channels: Count = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     upscore: Upscoring = "fixed",
 ) -> Segmenter:
     """A trained classifier as a segmenter; `facts["certificate"]` says what the conversion changed.
@@ -170,30 +196,58 @@ def convert(
     Args:
         classifier: A name as `fullyconv convert` takes it, or a network of your own that gives logits `(N, K)` for
             images `(N, C, H, W)` that are normalised; its weights are shared.
-        classes: How many, or their names, or which of the classifier's classes each new one is.
+        classes: How many, or their names, or a file of them, or which of the classifier's classes each new one is.
         stride: Of the finest map that is scored: 4, 8, 16 or 32; the finest of these from 8 on if left out.
         pretrained: For a name: hub, none, or a weight file.
-        size: Height and width of the images that it classifies, if it does not say; else 224 x 224.
+        size: Side, or height and width, of the images that it classifies, if it does not say; else 224 x 224.
         channels: Bands of the images.
+        mean: Of each band, in [0, 1], as the classifier was trained; ImageNet's for RGB, if it does not say.
+        std: Of each band, likewise.
         upscore: Which upsampling kernels can be trained.
 
     Raises:
         FullyconvError: As `convert_classifier`.
     """
-    if isinstance(classifier, str):
-        source = _loaded(classifier, channels, pretrained)
-        source = source if size is None else replace(source, size=size)
+    source = _loaded(classifier, channels, pretrained) if isinstance(classifier, str) else _given(classifier, channels)
+    if size is not None:
+        source = replace(source, size=(size, size) if isinstance(size, int) else size)
+    if isinstance(classes, int | str | Path):
+        labels, origins = _classes(str(classes))
+    elif isinstance(classes, Mapping):
+        labels, origins = LabelSet(tuple(classes)), _checked(classes, "classes")
     else:
-        network = in_bands_of(classifier, channels)
-        source = Classifier(type(classifier).__name__, network, size or native_size(network), own=True)
-    names = [f"class {index}" for index in range(classes)] if isinstance(classes, int) else list(classes)
-    origins = classes if isinstance(classes, Mapping) else None
-    return _converted(source, LabelSet(tuple(names)), origins, stride, channels, upscore)[0]
+        labels, origins = LabelSet(tuple(classes)), None
+    statistics = _statistics(source, channels, mean, std)
+    return _converted(source, labels, origins, stride, channels, upscore, statistics)[0]
+
+
+def _given(network: nn.Module, channels: int) -> Classifier:
+    """A network that the caller has: by its name in timm if it is one of timm's, else by its graph."""
+    known = str(settings_of(network).get("architecture", ""))
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is not None and first.in_channels != channels:
+        network = in_bands_of(copy.deepcopy(network), channels)  # the caller's own stays as it is
+    is_timms = timm.is_model(known)
+    name = known if is_timms else type(network).__name__
+    return Classifier(name, network, native_size(network), own=not is_timms)
+
+
+def _statistics(
+    source: Classifier, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> dict[str, Any]:
+    """What the images are normalised with: as was said, or as the classifier says of itself."""
+    given = {key: tuple(values) for key, values in (("mean", mean), ("std", std)) if values is not None}
+    for key, values in given.items():
+        if len(values) != channels:
+            raise FullyconvError("SEG-U004", f"--{key} must have {counted(channels, 'number')}, got {len(values)}")
+    return (dict(source.statistics) if channels == 3 else {}) | given
 
 
 def _classes(text: str) -> tuple[LabelSet, Origins | None]:
     """The new classes, and the old ones that each stands for, from a number or a file."""
-    if text.isdecimal() and int(text) > 0:
+    if text.lstrip("-").isdecimal():
+        if int(text) < 1:
+            raise FullyconvError("SEG-M006", f"--classes must be 1 or more, or a file, got {text}")
         return LabelSet(tuple(f"class {index}" for index in range(int(text)))), None
     file = Path(text)
     if not file.is_file():
@@ -210,8 +264,12 @@ def _origins(file: Path) -> Origins | None:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # `read_labels` says what is wrong
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not values:
         return None
+    if any(isinstance(value, dict) and value.keys() - {"value", "id", "color"} for value in values.values()):
+        return _checked(
+            {name: value.get("from") if isinstance(value, dict) else value for name, value in values.items()}, str(file)
+        )
     lists = [value["from"] if isinstance(value, dict) and "from" in value else value for value in values.values()]
     if not all(isinstance(each, list) and each and all(type(index) is int for index in each) for each in lists):
         return None
@@ -222,7 +280,23 @@ def _origins(file: Path) -> Origins | None:
             f"{file}: three numbers below 256 could be a colour or three old classes; write "
             f'{{"{next(iter(values))}": {{"from": {lists[0]}}}}} for old classes, or a list of names for new ones',
         )
-    return dict(zip(values, lists, strict=True))
+    return _checked(dict(zip(values, lists, strict=True)), str(file))
+
+
+def _checked(origins: Mapping[str, Any], place: str) -> Origins:
+    """The map from new classes to old ones, if it is one.
+
+    Raises:
+        FullyconvError: SEG-M006 if a new class stands for none, or for what is no number of a class.
+    """
+    for name, old in origins.items():
+        if not isinstance(old, list | tuple) or not old or not all(type(index) is int and index >= 0 for index in old):
+            raise FullyconvError(
+                "SEG-M006",
+                f"{place}: {name!r} must list the classifier's classes that it is, counted from 0, such as [281, 282]; "
+                f"got {old!r}",
+            )
+    return origins
 
 
 def _loaded(name: str, channels: int, pretrained: str) -> Classifier:
@@ -233,6 +307,10 @@ def _loaded(name: str, channels: int, pretrained: str) -> Classifier:
         return source
     weights = read_weights(Path(pretrained))
     taken = transplant(source.network, weights.tensors)
+    resized = [key for key in taken.missing if key in weights.tensors]  # the head, of another number of classes
+    if resized and ".py:" not in name:
+        source = classifier(name, channels=channels, num_classes=len(weights.tensors[resized[-1]]))
+        taken = transplant(source.network, weights.tensors)
     if taken.missing:
         raise FullyconvError(
             "SEG-M005",
@@ -248,6 +326,7 @@ def _converted(
     stride: int | None,
     channels: int,
     upscore: Upscoring,
+    statistics: Mapping[str, Any],
 ) -> tuple[Segmenter, Certificate]:
     images = torch.randn(2, channels, *source.size, generator=torch.Generator().manual_seed(0))
     expected = _logits(source, images)
@@ -255,6 +334,7 @@ def _converted(
     try:
         dense = dense_form(source, channels)
         trunk, finest = _trunk(dense, source, stride)
+        graph = {"graph": _description(trunk, source)} if source.own else {}
     except NotConvertible as error:
         raise FullyconvError(
             "SEG-M002", f"{source.name} cannot be made fully convolutional: {error}; try resnet18 or convnext_atto"
@@ -274,7 +354,6 @@ def _converted(
             f"the head of {source.name} reads {kernel_size[0]} x {kernel_size[1]} cells, which have no middle one, so "
             "it cannot be kept; give --classes a number or names for a new head",
         )
-    statistics: dict[str, Any] = source.statistics if channels == 3 else {}
     model = fcn_over(trunk, len(labels), channels=channels, upscore=upscore, score_size=kernel_size, **statistics)
     if head and origins:
         _keep_head(model, head, origins)
@@ -286,9 +365,9 @@ def _converted(
         "channels": channels,
         "upscore": upscore,
         "score_size": list(kernel_size),
+        **graph,
     }
-    if source.own:
-        architecture["graph"] = _description(trunk, source)
+    _refuse_other_build(model, architecture, source)
     certificate = Certificate(
         max_abs=max_abs,
         relative=relative,
@@ -300,6 +379,8 @@ def _converted(
         taps=_taps(trunk, model),
         kept=tuple(sorted(before & kept)),
         dropped=tuple(sorted(before - kept)),
+        mean=tuple(model.mean.flatten().tolist()),
+        std=tuple(model.std.flatten().tolist()),
     )
     return Segmenter(model.eval(), labels, architecture, {"certificate": certificate.to_json()}), certificate
 
@@ -339,6 +420,31 @@ def _trunk(dense: DenseClassifier | DenseTransformer, source: Classifier, stride
             continue
         return (in_geometry(trunk, "same") if classic else trunk), finest
     raise AssertionError("one of the strides was taken, or the last refusal raised")
+
+
+@torch.no_grad()
+def _refuse_other_build(model: FCN, architecture: Mapping[str, Any], source: Classifier) -> None:
+    """Does nothing if the network that a folder would be read back to is this one.
+
+    Raises:
+        FullyconvError: SEG-M050 if it cannot be built again, or gives other maps.
+    """
+    image = torch.rand(1, model.mean.shape[1], *source.size, generator=torch.Generator().manual_seed(1))
+    try:
+        again = create(**architecture).eval()
+        again.load_state_dict(model.state_dict())
+        pairs = zip(again.trunk(image), model.eval().trunk(image), strict=True)  # new score layers would all give zero
+        same = all(bool((ours - theirs).abs().max() <= EXACT * ours.abs().max()) for theirs, ours in pairs)
+    except (FullyconvError, RuntimeError, ValueError, TypeError) as error:
+        raise FullyconvError(
+            "SEG-M050", f"{source.name} cannot be built again from a folder ({str(error).splitlines()[0]})"
+        ) from error
+    if not same:
+        raise FullyconvError(
+            "SEG-M050",
+            f"{source.name}, built again from its folder, gives other maps: forward hooks, and what else is no layer "
+            "or function of torch, are lost",
+        )
 
 
 @torch.no_grad()

@@ -243,7 +243,7 @@ FAULTS: dict[str, Fault] = {
     "SEG-M001": Fault(
         "Unknown model",
         "A model's name is fcn32s-, fcn16s-, fcn8s- or fcn4s- and a classifier: vgg16, a network that timm knows, "
-        "torchvision:NAME, hf-hub:ID, local-dir:FOLDER, or file.py:function.",
+        "or torchvision:NAME. What hf-hub:ID, local-dir:FOLDER and file.py:function hold has to be converted first.",
         "Take the nearest name that the message offers, such as fcn8s-resnet18.",
     ),
     "SEG-M002": Fault(

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from scenes import squares
@@ -52,6 +53,7 @@ def test_a_certificate_tells_what_was_measured() -> None:
     assert [(tap["stride"], tap["channels"]) for tap in facts["taps"]] == [(8, 48), (16, 192), (32, 96)]
     names = set(classifier("test_resnet").network.state_dict())
     assert {*facts["kept"], *facts["dropped"]} == names
+    assert facts["mean"] == list(classifier("test_resnet").statistics["mean"])
 
 
 def test_a_transformer_is_not_translation_exact() -> None:
@@ -98,6 +100,12 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
     save_file(network.state_dict(), tmp_path / "trained.safetensors")
     segmenter = fullyconv.convert("test_resnet", classes=2, pretrained=str(tmp_path / "trained.safetensors"))
     assert torch.equal(segmenter.model.trunk.get_submodule("conv1.0").weight, network.conv1[0].weight)
+    small = classifier("test_resnet", num_classes=5).network
+    save_file(small.state_dict(), tmp_path / "small.safetensors")
+    segmenter = fullyconv.convert(
+        "test_resnet", classes={"cat": [3], "dog": [4]}, pretrained=str(tmp_path / "small.safetensors")
+    )
+    assert torch.equal(segmenter.model.score_layers["stride32"].weight[1, :, 0, 0], small.fc.weight[4])
     with pytest.raises(FullyconvError, match=r"SEG-M005.*has no weights for.*test_convnext"):
         fullyconv.convert("test_convnext", classes=2, pretrained=str(tmp_path / "trained.safetensors"))
 
@@ -123,10 +131,17 @@ class Random(nn.Sequential):
         (["{file}:make", "--size", "24", "--classes", "{folder}/far.json"], "SEG-M006", "6 classes.*no class 7"),
         (["test_resnet", "--stride", "4", "--classes", "2", "--out", "{folder}"], "SEG-U008", "exists already"),
         (["test_vit", "--pretrained", "none", "--stride", "8", "--classes", "2"], "SEG-M002", "one stride, 16"),
+        (["{file}:make", "--size", "24", "--classes", "{folder}/empty.json"], "SEG-M006", "'dog' must list .*got ..$"),
+        (["{file}:make", "--size", "24", "--classes", "{folder}/typo.json"], "SEG-M006", "'cat' must list .*got None"),
+        (["{file}:make", "--size", "-5", "--classes", "2"], "SEG-U004", "--size must be at least 1, got -5"),
+        (["{file}:make", "--size", "24", "--classes", "0"], "SEG-M006", "must be 1 or more, or a file, got 0"),
+        (["{file}:make", "--size", "24", "--mean", "0.5", "--classes", "2"], "SEG-U004", "must have 3 numbers, got 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_cure(words, code, reason, file: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "colors.json").write_text('{"cat": [1, 2, 3]}')
+    (tmp_path / "empty.json").write_text('{"cat": {"from": [1]}, "dog": {"from": []}}')
+    (tmp_path / "typo.json").write_text('{"cat": {"form": [1]}}')
     (tmp_path / "far.json").write_text('{"cat": [1, 7]}')
     filled = [word.format(file=file, folder=tmp_path) for word in words]
     filled += [] if "--out" in words else ["--out", str(tmp_path / "model")]
@@ -141,6 +156,44 @@ def test_a_conversion_that_changes_logits_is_refused() -> None:
     network = Random(nn.Conv2d(3, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(FullyconvError, match=r"SEG-M050.*differ by .* of the largest"):
         fullyconv.convert(network, classes=3, size=(8, 8), stride=8)
+
+
+class Hooked(nn.Sequential):
+    """Does more than its graph tells."""
+
+
+def test_a_network_that_a_folder_would_not_give_back_is_refused() -> None:
+    network = Hooked(nn.Conv2d(3, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3))
+    network[0].register_forward_hook(lambda layer, inputs, output: 2 * output)
+    with pytest.raises(FullyconvError, match=r"SEG-M050.*built again from its folder, gives other maps.*hooks"):
+        fullyconv.convert(network, classes=3, size=(8, 8), stride=8)
+
+
+def test_a_network_of_timms_that_one_has_is_known_by_its_name() -> None:
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", num_classes=5).train()
+    segmenter = fullyconv.convert(network, classes=["road", "sky"], size=64, stride=32, channels=4)
+    assert segmenter.architecture["name"] == "fcn32s-test_efficientnet"
+    assert segmenter.channels == 4
+    assert next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d)).in_channels == 3
+
+
+def test_images_are_normalised_as_is_said(file: Path) -> None:
+    segmenter = fullyconv.convert(f"{file}:make", classes=2, size=24, mean=(0, 0, 0), std=(1, 1, 1))
+    assert segmenter.model.mean.flatten().tolist() == [0, 0, 0]
+    with pytest.raises(FullyconvError, match=r"SEG-U004.*--stride must be one of 4, 8, 16, 32, got 7"):
+        fullyconv.convert(f"{file}:make", classes=2, size=24, stride=7)
+
+
+def test_a_folder_cannot_name_a_file_to_run(file: Path, tmp_path: Path) -> None:
+    assert main(["convert", f"{file}:make", "--classes", "2", "--size", "24", "--out", str(tmp_path / "model")]) == 0
+    config = tmp_path / "model" / "config.json"
+    values = json.loads(config.read_text())
+    del values["architecture"]["graph"]
+    values["architecture"]["name"] = f"fcn8s-{file}:make"
+    config.write_text(json.dumps(values))
+    with pytest.raises(FullyconvError, match=r"SEG-M001.*convert it first"):
+        fullyconv.load(tmp_path / "model")
 
 
 def test_a_head_without_a_middle_cell_is_not_kept() -> None:

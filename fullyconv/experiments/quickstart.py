@@ -32,7 +32,7 @@ from fullyconv.surgery import transplant
 CHANNELS = (8, 16, 32, 64, 96)
 HIDDEN = 128
 MEAN, STD = (0.2, 0.2, 0.2), (0.2, 0.2, 0.2)
-STRIDES = (32, 16, 8)
+STRIDES: tuple[converting.Stride, ...] = (32, 16, 8)
 SCORES = {
     "pixel_accuracy": "pixel acc.",
     "mean_accuracy": "mean acc.",
@@ -228,7 +228,7 @@ def convert(classifier: DigitClassifier) -> FCN:
     return converting.convert(classifier, classes=classes, stride=32).model
 
 
-def refine(net: FCN, classifier: DigitClassifier, stride: int) -> FCN:
+def refine(net: FCN, classifier: DigitClassifier, stride: converting.Stride) -> FCN:
     """The network with finer taps, whose score layers start at zero, so that nothing is unlearnt.
 
     Source: Long, Shelhamer and Darrell 2015, section 4.2.

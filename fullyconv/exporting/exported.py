@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fullyconv import images
+from fullyconv.arguments import bounded
 from fullyconv.artefact import versions
 from fullyconv.datasets import Dataset, open_dataset
 from fullyconv.errors import FullyconvError
@@ -60,6 +61,7 @@ class Exported:
         return told if self.parity is None else f"{told}\n\n{self.parity}"
 
 
+@bounded
 def export(
     model: str | Path | Segmenter,
     *,

@@ -19,7 +19,7 @@ from fullyconv.geometry import Grid
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD, statistics
 from fullyconv.models.caffe import in_our_names, refuse_other_data
 from fullyconv.models.classic import CLASSICS, ClassicFCN, Geometry, in_geometry, torchvision_names
-from fullyconv.models.classifiers import Classifier, classifier, in_bands, renamed
+from fullyconv.models.classifiers import HUBS, Classifier, classifier, in_bands, renamed
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.foreign import foreign, is_foreign
 from fullyconv.models.streams import LateFusion
@@ -133,6 +133,12 @@ def create(
     if geometry == "caffe" and trunk_name not in CLASSICS:
         raise FullyconvError(
             "SEG-M002", f"Caffe's geometry is that of {', '.join(CLASSICS)}, not of {trunk_name}; use --geometry same"
+        )
+    if trunk_name.startswith(HUBS) or ".py:" in trunk_name:
+        raise FullyconvError(
+            "SEG-M001",
+            f"{name} is not built by name, as its files may change or run code; convert it first: fullyconv convert "
+            f"{trunk_name} --classes CLASSES --out MODEL, and train by --model MODEL",
         )
     strides = [each for each in (4, 8, 16, 32) if each >= stride]
     source = classifier(trunk_name, channels=channels, pretrained=pretrained)
@@ -275,7 +281,7 @@ def _least_size(trunk: nn.Module, channels: int, stride: int) -> int:
     for size in range(stride, 9 * stride, stride):
         try:
             trunk.eval()(torch.zeros(1, channels, size, size, device=next(trunk.parameters()).device))
-        except RuntimeError:
+        except (RuntimeError, ValueError):  # ValueError: a norm over a single number
             continue
         return size
     return 9 * stride

@@ -41,11 +41,11 @@ class Classifier:
     @property
     def statistics(self) -> dict[str, Sequence[float]]:
         """The mean and division that its images are normalised with, where it says; of images in [0, 1]."""
-        settings = _settings(self.network)
+        settings = settings_of(self.network)
         return {key: settings[key] for key in ("mean", "std") if key in settings}
 
 
-def classifier(name: str, *, channels: int = 3, pretrained: bool = False) -> Classifier:
+def classifier(name: str, *, channels: int = 3, pretrained: bool = False, num_classes: int | None = None) -> Classifier:
     """A classifier by name.
 
     Args:
@@ -54,6 +54,7 @@ def classifier(name: str, *, channels: int = 3, pretrained: bool = False) -> Cla
             weights; or `file.py:function`, a function without arguments that gives a network.
         channels: Bands of the image. Further bands get the mean of the first layer's kernels.
         pretrained: Whether the weights are fetched from the hub.
+        num_classes: Of a network of timm or torchvision that was trained for another number of classes than usual.
 
     Raises:
         FullyconvError: SEG-M001 for an unknown name, SEG-M003 if the weights cannot be fetched, SEG-M051 if a Python
@@ -62,12 +63,12 @@ def classifier(name: str, *, channels: int = 3, pretrained: bool = False) -> Cla
     if name in CLASSICS:
         network, size = _classic(name, channels, pretrained), (CLASSICS[name].size,) * 2
     elif name.startswith("torchvision:"):
-        network, size = _torchvisions(name.removeprefix("torchvision:"), pretrained), SIZE
+        network, size = _torchvisions(name.removeprefix("torchvision:"), pretrained, num_classes), SIZE
     elif ".py:" in name:
         network, size = _of_file(name), SIZE
     else:
         bare = name.removeprefix("timm:")
-        network, size = _timms(bare, channels, pretrained), SIZE
+        network, size = _timms(bare, channels, pretrained, num_classes), SIZE
         name = name if bare in CLASSICS else bare
     own = ".py:" in name or name.startswith(HUBS)
     return Classifier(
@@ -77,11 +78,11 @@ def classifier(name: str, *, channels: int = 3, pretrained: bool = False) -> Cla
 
 def native_size(network: nn.Module, size: tuple[int, int] = SIZE) -> tuple[int, int]:
     """The height and width that a network says it is for, as timm's networks do, or else the given one."""
-    height, width = _settings(network).get("input_size", (3, *size))[1:]
+    height, width = settings_of(network).get("input_size", (3, *size))[1:]
     return height, width
 
 
-def _settings(network: nn.Module) -> Mapping[str, Any]:
+def settings_of(network: nn.Module) -> Mapping[str, Any]:
     """What a network tells of itself in timm's way."""
     return getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
 
@@ -93,12 +94,13 @@ def _classic(name: str, channels: int, pretrained: bool) -> nn.Module:
     return network
 
 
-def _timms(name: str, channels: int, pretrained: bool) -> nn.Module:
+def _timms(name: str, channels: int, pretrained: bool, num_classes: int | None) -> nn.Module:
     from_hub = name.startswith(HUBS)
     if not from_hub and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3) or ["resnet18"]
         raise FullyconvError("SEG-M001", f"timm has no network {name!r}; the nearest are {', '.join(near)}")
     options: dict[str, Any] = {} if pretrained or from_hub else {"in_chans": channels}
+    options |= {} if num_classes is None else {"num_classes": num_classes}
     try:
         network: nn.Module = timm.create_model(name, pretrained=pretrained or from_hub, **options)
     except (OSError, RuntimeError, ValueError) as error:
@@ -106,15 +108,16 @@ def _timms(name: str, channels: int, pretrained: bool) -> nn.Module:
     return network
 
 
-def _torchvisions(name: str, pretrained: bool) -> nn.Module:
+def _torchvisions(name: str, pretrained: bool, num_classes: int | None) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["resnet18"]
         raise FullyconvError("SEG-M001", f"torchvision has no classifier {name!r}; the nearest are {', '.join(near)}")
     # Without weights, these two would be initialised by a method that takes minutes, and say so.
-    slow = {} if pretrained or name not in ("googlenet", "inception_v3") else {"init_weights": False}
+    options: dict[str, Any] = {} if pretrained or name not in ("googlenet", "inception_v3") else {"init_weights": False}
+    options |= {} if num_classes is None else {"num_classes": num_classes}
     try:
-        network: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **slow)
+        network: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     except (OSError, RuntimeError) as error:
         raise unreachable(name, error) from error
     return network

@@ -192,12 +192,17 @@ def _traced(classifier: nn.Module) -> fx.GraphModule:
     classifier.eval()
     try:
         graph = tracer.trace(classifier)
+        network = fx.GraphModule(classifier, graph, type(classifier).__name__)
     except Exception as error:  # whatever a forward pass may raise when it is handed a stand-in for a tensor
         where = f"layer {tracer.failed}" if tracer.failed else "its forward pass"
         raise NotConvertible(f"{where} cannot be traced: {_first_line(error)}") from error
     finally:
         classifier.train(training)
-    return fx.GraphModule(classifier, graph, type(classifier).__name__)
+    for node in graph.nodes:
+        if node.op == "get_attr":  # what the graph reads must come back with its weights
+            parent, _, leaf = str(node.target).rpartition(".")
+            network.get_submodule(parent)._non_persistent_buffers_set.discard(leaf)
+    return network
 
 
 def _first_line(error: Exception) -> str:

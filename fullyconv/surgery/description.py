@@ -11,8 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torchvision.models.convnext import LayerNorm2d
+from torchvision.ops import StochasticDepth
 
-from fullyconv.surgery.conversion import NotConvertible
+from fullyconv.surgery.conversion import ChannelNorm, NotConvertible
 
 _SPACES: dict[str, Any] = {"torch": torch, "torch.nn.functional": F, "operator": operator}
 _OPERATORS = frozenset(
@@ -37,6 +40,12 @@ _OPERATORS = frozenset(
         "ge",
     ]
 )
+# Layers that are not torch.nn's own: of this package, and of torchvision's networks.
+_KINDS: dict[str, type[nn.Module]] = {
+    "ChannelNorm": ChannelNorm,
+    "LayerNorm2d": LayerNorm2d,
+    "StochasticDepth": StochasticDepth,
+}
 _OF_TENSORS = frozenset(["cat", "concat", "stack"])  # torch's functions of tensors that no tensor has as a method
 _ATTRIBUTES = ("shape", "dtype", "device", "ndim")
 
@@ -81,7 +90,7 @@ def build(description: Mapping[str, Any]) -> fx.GraphModule:
             root, name, _layer_kind(layer["kind"])(**{key: _given(value) for key, value in layer["arguments"].items()})
         )
     for name, tensor in description["tensors"].items():
-        value = torch.zeros(tensor["shape"])
+        value = torch.zeros(tensor["shape"], dtype=_given(tensor["dtype"]))
         _put(root, name, nn.Parameter(value) if tensor["trained"] else value)
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
@@ -98,7 +107,7 @@ def build(description: Mapping[str, Any]) -> fx.GraphModule:
 
 def _described_layer(name: str, layer: nn.Module) -> dict[str, Any]:
     kind = type(layer)
-    if not kind.__module__.startswith("torch.nn.modules.") or getattr(nn, kind.__name__, None) is not kind:
+    if _KINDS.get(kind.__name__, getattr(nn, kind.__name__, None)) is not kind or is_parametrized(layer):
         raise NotConvertible(
             f"layer {name} is a {kind.__name__} of {kind.__module__}, so the network could not be built again without "
             "your code; write it with layers of torch.nn"
@@ -112,7 +121,7 @@ def _described_layer(name: str, layer: nn.Module) -> dict[str, Any]:
 def _described_tensor(network: nn.Module, name: str) -> dict[str, Any]:
     parent, _, leaf = name.rpartition(".")
     tensor = getattr(network.get_submodule(parent), leaf)
-    return {"shape": list(tensor.shape), "trained": isinstance(tensor, nn.Parameter)}
+    return {"shape": list(tensor.shape), "dtype": _plain(tensor.dtype), "trained": isinstance(tensor, nn.Parameter)}
 
 
 def _described_node(node: fx.Node) -> dict[str, Any]:
@@ -134,8 +143,8 @@ def _name_of(node: fx.Node) -> str:
     if node.target is getattr and node.args[1] in _ATTRIBUTES:
         return f"attribute:{node.args[1]}"
     raise NotConvertible(
-        f"{node.name} calls {node.target}, which is not torch's, so the network could not be built again without your "
-        "code"
+        f"{node.name} calls {name or node.target}, which may do more than compute, so the network could not be built "
+        "again without your code"
     )
 
 
@@ -183,7 +192,7 @@ def _given(value: Any) -> Any:
 
 
 def _layer_kind(name: str) -> type[nn.Module]:
-    kind = getattr(nn, name, None)
+    kind = _KINDS.get(name, getattr(nn, name, None))
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"{name} is no layer of torch.nn")
     return kind

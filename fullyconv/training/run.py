@@ -441,6 +441,10 @@ def _refuse_unlabelled(dataset: Dataset) -> None:
             )
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... {len(names)} in all" if len(names) > 5 else "")
+
+
 def _name(model: str | Segmenter) -> str:
     return model if isinstance(model, str) else str(model.architecture.get("name", "model"))
 
@@ -465,9 +469,9 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         if model.labels.names not in (dataset.labels.names, unnamed):
             raise FullyconvError(
                 "SEG-M006",
-                f"the model has {counted(len(model.labels), 'class')} ({', '.join(model.labels.names[:5])}, ...), the "
-                f"data {len(dataset.labels)} ({', '.join(dataset.labels.names[:5])}, ...); make a new model, or start "
-                "from this one's weights with --pretrained",
+                f"the classes of the model ({_some(model.labels.names)}) are not those of the data "
+                f"({_some(dataset.labels.names)}); convert with the data's names or their number, or name a "
+                "network and start from this one's weights with --pretrained",
             )
         return copy.deepcopy(model.model), "weights start as the given model's"
     torch.manual_seed(plan.seed)

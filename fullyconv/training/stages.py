@@ -43,7 +43,8 @@ def models_of(model: Any) -> tuple[str, ...]:
     if not match:
         raise FullyconvError(
             "SEG-T010",
-            f"{model} has no stages; --staged ends in an fcn16s-, fcn8s- or fcn4s- and a trunk, such as fcn8s-vgg16",
+            f"{model if isinstance(model, str) else 'a model that is given'} has no stages; --staged ends in an "
+            "fcn16s-, fcn8s- or fcn4s- and a trunk, such as fcn8s-vgg16",
         )
     return tuple(f"fcn{stride}s-{match[2]}" for stride in (32, 16, 8, 4) if stride >= int(match[1]))
 
