@@ -256,7 +256,7 @@ def _survey(network: fx.GraphModule, size: Size, channels: int) -> tuple[dict[fx
     survey = _Survey(shadow)
     try:
         watched(shadow, survey.run, channels, size)
-    except (ValueError, RuntimeError, AssertionError, TypeError) as error:
+    except (ValueError, RuntimeError, AssertionError, TypeError, AttributeError) as error:
         raise NotConvertible(f"it does not run on {channels} x {size[0]} x {size[1]}: {_first_line(error)}") from error
     twins = dict(zip(shadow.graph.nodes, network.graph.nodes, strict=True))
     return {twins[node]: value for node, value in survey.values.items()}, covering
