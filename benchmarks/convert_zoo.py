@@ -144,11 +144,22 @@ def converted(name: str) -> Row:
     return {"certificate": certificate, "seconds": round(time.perf_counter() - begun, 1)}
 
 
+def short(row: Row) -> str:
+    """The name of a network as `fullyconv convert` takes it; timm's need no prefix."""
+    return str(row["network"]).removeprefix("timm:")
+
+
+def reason(row: Row) -> str:
+    """Why a network was refused: without the code, what all refusals begin with, and the advice at the end."""
+    text = row["refused"].removeprefix("SEG-M002").rpartition("; try ")[0] or row["refused"]
+    return str(text.rpartition("cannot be made fully convolutional: ")[2]).strip().replace("|", "/")
+
+
 def line(row: Row) -> str:
     certificate = row["certificate"]
     taps = " ".join(f"{tap['stride']}:{tap['channels']}" for tap in certificate["taps"])
     cells = [
-        *(row["network"], row["family"], f"{certificate['relative']:.0e}", certificate["stride"], taps),
+        *(short(row), row["family"], f"{certificate['relative']:.0e}", certificate["stride"], taps),
         *(certificate["receptive_field"], "yes" if certificate["translation_exact"] else "no"),
         *(f"{row['parameters'] / 1e6:.1f}", row["seconds"]),
     ]
@@ -161,7 +172,7 @@ def table(title: str, rows: list[Row]) -> str:
     head = f"| {' | '.join(COLUMNS.split(', '))} |\n|{'---|' * len(COLUMNS.split(', '))}"
     parts = [f"## {title}", summary(rows), "\n".join([head, *map(line, done)])]
     if refused:
-        reasons = [f"| {row['network']} | {row['family']} | {row['refused'].replace('|', '/')} |" for row in refused]
+        reasons = [f"| {short(row)} | {row['family']} | {reason(row)} |" for row in refused]
         parts += ["Refused:", "\n".join(["| network | family | reason |", "|---|---|---|", *reasons])]
     return "\n\n".join(parts)
 
