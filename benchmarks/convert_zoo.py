@@ -205,8 +205,8 @@ def page(rows: list[Row]) -> str:
                 "# Classifiers that convert",
                 f"{len(rows)} classifiers of {len({row['family'] for row in rows})} families of timm and torchvision, "
                 "converted with random weights: of each convolutional family its three smallest networks, of each "
-                f"other its smallest. Further ones than the smallest are below {SMALL / 1e6:.0f} million parameters, and "
-                f"none has {LARGEST / 1e6:.0f} million. What does not convert is listed with the reason.",
+                f"other its smallest. Further ones than the smallest are below {SMALL / 1e6:.0f} million parameters, "
+                f"and none has {LARGEST / 1e6:.0f} million. What does not convert is listed with the reason.",
                 EXPLAINED,
                 f"Written by `{command}`; {processor()}, {torch.get_num_threads()} thread, {versions}.",
                 table("Convolutional families", convolutional),
