@@ -18,6 +18,7 @@ import fullyconv
 from fullyconv import cli
 from fullyconv.errors import FullyconvError
 from fullyconv.exporting import Parity
+from fullyconv.exporting.exported import _report
 from fullyconv.exporting.formats import SUFFIXES, opened, refuse_impossible, write
 from fullyconv.exporting.pipeline import Pipeline, traced
 from fullyconv.labels import LabelSet
@@ -275,3 +276,8 @@ def test_a_network_that_decides_by_its_image_is_refused(mood: Any, tmp_path: Pat
     with pytest.raises(FullyconvError, match=r"SEG-X003 .*cannot be exported for images of every size"):
         fullyconv.export(Segmenter(model, LABELS), format="torch", output="logits", out=tmp_path / "a.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_file_of_a_folder_has_its_own_report(tmp_path: Path) -> None:
+    assert _report(tmp_path / "model.onnx") == tmp_path / "parity.json"
+    assert _report(tmp_path / "small.onnx") == tmp_path / "small.parity.json"

@@ -125,7 +125,7 @@ def export(
             parity = measure(
                 segmenter, run, verify, split=split, head=head, budget=allowed, pixels=image, output=output
             )
-            (fresh / REPORT).write_text(json.dumps(parity.to_json(), indent=2) + "\n", encoding="utf-8")
+            (fresh / _report(file).name).write_text(json.dumps(parity.to_json(), indent=2) + "\n", encoding="utf-8")
         for part in fresh.iterdir():
             part.replace(file.with_name(part.name))
     finally:
@@ -151,10 +151,15 @@ def _place(model: str | Path | Segmenter, format: Format, precision: Precision, 
 
 
 def _refuse_existing(file: Path, *, verified: bool) -> None:
-    written = [file, file.with_suffix(".bin"), *([file.with_name(REPORT)] if verified else [])]
+    written = [file, file.with_suffix(".bin"), *([_report(file)] if verified else [])]
     standing = [path for path in written if path.exists()]
     if standing:
         raise FullyconvError("SEG-U008", f"{standing[0]} exists already; move it away or name another with --out")
+
+
+def _report(file: Path) -> Path:
+    """Where its parity is written; several files in one folder have each its own."""
+    return file.with_name(REPORT if file.stem == "model" else f"{file.stem}.{REPORT}")
 
 
 class Samples(Sequence[Array]):
