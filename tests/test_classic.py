@@ -9,6 +9,7 @@ from thin import trunk_of
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
+from fullyconv.kernels import upsample
 from fullyconv.labels import LabelSet
 from fullyconv.models import ClassicFCN, create, start_from
 from fullyconv.models.classic import CLASSICS, Classic, ClassicNet, Layers, Rectified, torchvision_names
@@ -145,7 +146,7 @@ def test_logits_are_those_of_caffes_arithmetic(name, size, upscore):
     with torch.no_grad():
         expected = by_hand(model, image)
         assert expected.shape == (2, 5, *size)
-        assert torch.allclose(model(image), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        assert torch.allclose(model(image), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_labels_are_those_of_the_logits_and_tiles_change_nothing():
@@ -170,7 +171,7 @@ def test_at_once_is_a_scale_on_the_finer_taps():
         plain.score_layers["stride8"].weight.mul_(0.0001)
         image = torch.rand(1, 3, 70, 50)
         expected = plain(image)
-        assert torch.allclose(at_once(image), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        assert torch.allclose(at_once(image), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert not torch.allclose(mini("fcn8s-mini")(image), expected, rtol=1e-3)
 
 
@@ -187,7 +188,7 @@ def test_a_stage_starts_as_the_last_one_through_its_own_upscoring(tmp_path):
     with torch.no_grad():
         score = coarse.score_layers["stride32"](coarse.trunk((image - coarse.mean) / coarse.std)[-1])
         expected = cropped(deconvolved(deconvolved(score, 2), 16), 27, image)
-        assert torch.allclose(fine(image), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        assert torch.allclose(fine(image), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,39 @@ def test_only_the_chosen_kernels_are_trained(upscore, trained):
     step.step()
     moved = [name for name, layer in model.upscore_layers.items() if not torch.equal(layer.weight, kernels[name])]
     assert moved == trained
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("geometry", ["same", "caffe"])
+@pytest.mark.parametrize("name", ["fcn32s-mini", "fcn16s-mini", "fcn8s-mini"])
+def test_the_score_of_one_cell_lies_around_its_place_on_the_image(name, geometry):
+    """Checklist D4."""
+    model, size = create(name, 1, geometry=geometry).eval(), (256, 288)
+    shapes = [tap.shape[2:] for tap in model.trunk(torch.rand(1, 3, *size))]
+    for level, grid in enumerate(model.grids):
+        scores = [torch.zeros(1, 1, *shape) for shape in shapes]
+        cell = int((128 - grid.start) // grid.stride)
+        scores[level][0, 0, cell, cell] = 1
+        rows = upsample(model._fused(scores, size), size, grid=model.grid)[0, 0].sum(1)
+        centre = float((rows * torch.arange(size[0])).sum() / rows.sum())
+        assert centre == pytest.approx(float(grid.start + cell * grid.stride), abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["fcn32s-vgg16", "fcn32s-alexnet", "fcn32s-googlenet"])
+def test_pools_round_up_as_caffes(name):
+    """Checklist D5."""
+    seen = []
+    trunk = blank(name).trunk
+    for layer in trunk.modules():
+        if isinstance(layer, nn.MaxPool2d) and layer.stride == 2:
+            layer.register_forward_hook(
+                lambda pool, given, found: seen.append((pool.kernel_size, given[0].shape[-1], found.shape[-1]))
+            )
+    with torch.device("meta"):
+        for size in (1, 31, 33, 97, 255, 501):
+            trunk(torch.zeros(1, 3, size, size))
+    assert seen
+    assert all(found == -(-(given - kernel_size) // 2) + 1 for kernel_size, given, found in seen)
 
 
 @pytest.mark.parametrize("padding", [81, 100, 113, 164])

@@ -37,10 +37,10 @@ def test_rows_are_targets_and_columns_are_predictions() -> None:
 
 def test_the_four_scores_of_a_hand_made_matrix() -> None:
     values = metrics.scores(HAND)
-    assert values["pixel_accuracy"] == pytest.approx(5 / 7)
-    assert values["mean_accuracy"] == pytest.approx((3 / 4 + 2 / 3) / 2)
-    assert values["mean_iou"] == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
-    assert values["frequency_weighted_iou"] == pytest.approx((4 * 3 / 4 + 3 * 2 / 4) / 7)
+    assert values["pixel_accuracy"] == pytest.approx(5 / 7, abs=1e-12, rel=0)
+    assert values["mean_accuracy"] == pytest.approx((3 / 4 + 2 / 3) / 2, abs=1e-12, rel=0)
+    assert values["mean_iou"] == pytest.approx((3 / 4 + 2 / 4 + 0) / 3, abs=1e-12, rel=0)
+    assert values["frequency_weighted_iou"] == pytest.approx((4 * 3 / 4 + 3 * 2 / 4) / 7, abs=1e-12, rel=0)
 
 
 def test_classes_without_pixels_have_no_score() -> None:
@@ -53,16 +53,16 @@ def test_classes_without_pixels_have_no_score() -> None:
 )
 def test_scores_equal_what_the_authors_script_prints(pred: list[int], mean_iou: float, mean_accuracy: float) -> None:
     confusion = confusion_matrix(torch.tensor([0, 0, 1, 1]), torch.tensor(pred), 3)
-    assert metrics.mean_iou(confusion) == pytest.approx(mean_iou)
-    assert metrics.mean_accuracy(confusion) == pytest.approx(mean_accuracy)
+    assert metrics.mean_iou(confusion) == pytest.approx(mean_iou, abs=1e-12, rel=0)
+    assert metrics.mean_accuracy(confusion) == pytest.approx(mean_accuracy, abs=1e-12, rel=0)
 
 
 def test_absent_classes_follow_the_policy_asked_for() -> None:
     total = 3 / 4 + 2 / 4
-    assert metrics.mean_iou(HAND, absent="paper") == pytest.approx(total / 3)
-    assert metrics.mean_iou(HAND, absent="target") == pytest.approx(total / 2)
-    assert metrics.mean_iou(HAND, absent="zero") == pytest.approx(total / 4)
-    assert metrics.mean_iou(HAND, absent="one") == pytest.approx((total + 1) / 4)
+    assert metrics.mean_iou(HAND, absent="paper") == pytest.approx(total / 3, abs=1e-12, rel=0)
+    assert metrics.mean_iou(HAND, absent="target") == pytest.approx(total / 2, abs=1e-12, rel=0)
+    assert metrics.mean_iou(HAND, absent="zero") == pytest.approx(total / 4, abs=1e-12, rel=0)
+    assert metrics.mean_iou(HAND, absent="one") == pytest.approx((total + 1) / 4, abs=1e-12, rel=0)
     assert math.isnan(metrics.mean_iou(HAND, absent="nan"))
 
 
@@ -86,19 +86,24 @@ def test_sift_flow_is_scored_on_the_classes_of_its_test_set() -> None:
     pred = present.clone()
     pred[0] = 8  # an awning taken for a cow
     confusion = confusion_matrix(present, pred, 33)
-    assert metrics.conventions(confusion)["paper_sift_flow"] == pytest.approx(29 / 30)
-    assert metrics.mean_accuracy(confusion) == pytest.approx(29 / 30)
-    assert metrics.mean_iou(confusion) == pytest.approx(29 / 31)
+    assert metrics.conventions(confusion)["paper_sift_flow"] == pytest.approx(29 / 30, abs=1e-12, rel=0)
+    assert metrics.mean_accuracy(confusion) == pytest.approx(29 / 30, abs=1e-12, rel=0)
+    assert metrics.mean_iou(confusion) == pytest.approx(29 / 31, abs=1e-12, rel=0)
 
 
 def test_conventions_of_other_programs_differ_on_one_matrix() -> None:
     values = metrics.conventions(HAND)
     total = 3 / 4 + 2 / 4
-    assert values["paper"] == values["pytorch_fcn"] == values["mmsegmentation"] == pytest.approx(total / 3)
-    assert values["detectron2"] == pytest.approx(total / 2)
-    assert values["paddleseg"] == pytest.approx((total + 1) / 4)
-    assert values["segnet"] == pytest.approx(total / 4)
-    assert values["smp_micro"] == pytest.approx(5 / 9)
+    assert (
+        values["paper"]
+        == values["pytorch_fcn"]
+        == values["mmsegmentation"]
+        == pytest.approx(total / 3, abs=1e-12, rel=0)
+    )
+    assert values["detectron2"] == pytest.approx(total / 2, abs=1e-12, rel=0)
+    assert values["paddleseg"] == pytest.approx((total + 1) / 4, abs=1e-12, rel=0)
+    assert values["segnet"] == pytest.approx(total / 4, abs=1e-12, rel=0)
+    assert values["smp_micro"] == pytest.approx(5 / 9, abs=1e-12, rel=0)
     assert math.isnan(values["torchvision"])
 
 

@@ -61,7 +61,7 @@ def test_the_sum_is_caffes(model: FCN):
     )
     loss, _ = step(model, "sum", [(image, target)])
     assert loss == pytest.approx(expected.item(), abs=1e-10, rel=0)
-    assert loss == pytest.approx(by_hand.item() / 4, abs=1e-9, rel=0)
+    assert loss == pytest.approx(by_hand.item() / 4, abs=1e-10, rel=0)
 
 
 def test_images_are_averaged_each_over_its_own_pixels(model: FCN):

@@ -7,7 +7,16 @@ from torch import nn
 from torchvision.models.vgg import make_layers
 
 from fullyconv.geometry import Grid
-from fullyconv.surgery import bilinear_kernel, blueprint, conv_to_linear, linear_to_conv, trace, transplant, with_bands
+from fullyconv.surgery import (
+    bilinear_kernel,
+    blueprint,
+    conv_to_linear,
+    convolutionalize,
+    linear_to_conv,
+    trace,
+    transplant,
+    with_bands,
+)
 
 
 def test_convolution_equals_the_linear_layer_it_was():
@@ -51,11 +60,11 @@ def test_a_classifier_in_convolutions_gives_its_logits_at_its_own_size(make, cel
     for layer in classifier:
         if hasattr(layer, "weight"):
             nn.init.kaiming_normal_(layer.weight)  # so that the image is still seen in the logits
-    layers = [layer for layer in classifier if not isinstance(layer, nn.Flatten)]
-    sides = iter((cells, 1))
-    converted = [linear_to_conv(each, (next(sides),) * 2) if isinstance(each, nn.Linear) else each for each in layers]
+    dense = convolutionalize(classifier, (224, 224)).eval()
+    kernels = [layer.kernel_size for layer in dense.modules() if isinstance(layer, nn.Conv2d)]
+    assert (cells, cells) in kernels
     image = torch.rand(2, 3, 224, 224, dtype=dtype)
-    logits, map_of_one = classifier(image), nn.Sequential(*converted)(image)
+    logits, map_of_one = classifier(image), dense(image)
     assert map_of_one.shape == (2, 10, 1, 1)
     assert torch.allclose(map_of_one[:, :, 0, 0], logits, rtol=0, atol=tolerance * logits.abs().max().item())
 
