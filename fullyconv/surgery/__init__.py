@@ -1,7 +1,8 @@
 """Operations on networks: any classifier made to slide, weights moved from net to net, the grid of any layer."""
 
-from fullyconv.surgery.conversion import DenseClassifier, NotConvertible, convolutionalize
+from fullyconv.surgery.conversion import DenseClassifier, convolutionalize
 from fullyconv.surgery.description import build, describe
+from fullyconv.surgery.graphs import NotConvertible
 from fullyconv.surgery.layers import (
     Transplant,
     bilinear_kernel,

@@ -15,7 +15,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import StochasticDepth
 
-from fullyconv.surgery.conversion import ChannelNorm, NotConvertible
+from fullyconv.surgery.graphs import NotConvertible
+from fullyconv.surgery.head import ChannelNorm
 
 _SPACES: dict[str, Any] = {"torch": torch, "torch.nn.functional": F, "operator": operator}
 _OPERATORS = frozenset(
