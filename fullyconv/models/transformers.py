@@ -38,7 +38,8 @@ class TokenMap(nn.Module):
         return tokens
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        height, width = (-(-side // self.patch) for side in image.shape[2:])
+        # Of whole numbers above zero: runtimes of exported graphs round negative quotients otherwise.
+        height, width = ((side + self.patch - 1) // self.patch for side in image.shape[2:])
         patches = self.tokens(image)[:, self.network.num_prefix_tokens :]
         tap = patches.transpose(1, 2).unflatten(2, (height, width))  # type: ignore[no-untyped-call]
         place_on(Grid().convolve(self.patch, self.patch), tap, image)

@@ -108,7 +108,7 @@ class DenseClassifier(nn.Module):
 
 
 def convolutionalize(classifier: nn.Module, size: Size = (224, 224), *, channels: int = 3) -> DenseClassifier:
-    """The classifier as a network that slides over images of any size; its weights are shared.
+    """The classifier as a network that slides over images of any size; weights are shared, but for linear layers.
 
     Its graph is traced, and the head is rewritten: a pool over the whole map becomes a pool with the kernel that it has
     at the classifier's own size and a stride of 1, a flattened map and the linear layer behind it a convolution whose
