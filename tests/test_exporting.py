@@ -33,6 +33,7 @@ LABELS = LabelSet(tuple(f"class {number}" for number in range(CLASSES)))
 SIZES = [(1, 1), (37, 53), (64, 64), (101, 75), (17, 200)]
 NETS: dict[str, dict[str, Any]] = {
     "resnet": {"name": "fcn8s-resnet18"},
+    "transformer": {"name": "fcn16s-test_vit"},
     "vgg": {"name": "fcn8s-vgg16", "upscore": "learned"},
     "caffe": {"name": "fcn8s-vgg16", "geometry": "caffe"},
     "depth": {"name": "fcn32s-vgg16", "channels": 4, "streams": (3, 1), "log_bands": [3]},
@@ -103,6 +104,7 @@ def assert_same(pipeline: Pipeline, run: Any, size: tuple[int, int], count: int 
         ("caffe", "onnx"),
         ("caffe", "torch"),
         ("depth", "onnx"),
+        ("transformer", "onnx"),
     ],
 )
 def test_files_give_the_networks_logits_at_every_size_and_its_labels(net: str, format: Any, tmp_path: Path) -> None:
