@@ -184,6 +184,11 @@ def test_a_stage_starts_as_the_last_one_through_its_own_upscoring(tmp_path):
     start_from(fine, tmp_path / "coarse.safetensors")
     assert not fine.score_layers["stride16"].weight.any()
     assert not fine.score_layers["stride16"].bias.any()
+    save_file(fine.state_dict(), tmp_path / "fine.safetensors")
+    finest = create("fcn8s-mini", 5, geometry="caffe")
+    start_from(finest, tmp_path / "fine.safetensors")
+    assert not finest.score_layers["stride8"].weight.any()
+    assert not finest.score_layers["stride8"].bias.any()
     image = torch.rand(1, 3, 40, 60)
     with torch.no_grad():
         score = coarse.score_layers["stride32"](coarse.trunk((image - coarse.mean) / coarse.std)[-1])

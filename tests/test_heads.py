@@ -72,6 +72,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def score_layers_of(model):
+    return [layer for tower in getattr(model, "towers", [model]) for layer in tower.score_layers.values()]
+
+
 @pytest.mark.parametrize("options", [{}, {"upscore": "all"}, {"geometry": "caffe"}])
 def test_a_head_is_a_network_on_its_block_of_the_scores(options):
     name = "fcn32s-googlenet" if "geometry" in options else "fcn8s-test_resnet"
@@ -105,7 +109,10 @@ def test_more_classes_leave_the_old_scores_as_they_were(options):
     image = torch.rand(1, 3, 40, 50)
     with torch.inference_mode():
         logits = wider(image)
-        assert torch.allclose(logits[:, :3], model(image), atol=1e-6)
+        assert torch.allclose(logits[:, :3], model(image), rtol=0, atol=1e-6)
+        for old, new in zip(score_layers_of(model), score_layers_of(wider), strict=True):
+            assert torch.equal(new.weight[:3], old.weight)
+            assert torch.equal(new.bias[:3], old.bias)
         assert not logits[:, 3:].any()
         # A new class is upsampled by bilinear kernels: all scores alike stay alike.
         for tower in getattr(wider, "towers", [wider]):

@@ -59,7 +59,11 @@ def test_the_sum_is_caffes(model: FCN):
         -logits[number, :, row, column].log_softmax(0)[target[number, 0, row, column]]
         for number, _, row, column in (target != 255).nonzero().tolist()
     )
+    # As in pytorch-fcn's cross_entropy2d: the labelled pixels in one row, their log-softmax summed.
+    flat, labels = logits.log_softmax(1).permute(0, 2, 3, 1).flatten(0, 2), target[:, 0].flatten()
+    pytorch_fcns = F.nll_loss(flat[labels != 255], labels[labels != 255].long(), reduction="sum") / 4
     loss, _ = step(model, "sum", [(image, target)])
+    assert loss == pytest.approx(pytorch_fcns.item(), abs=1e-10, rel=0)
     assert loss == pytest.approx(expected.item(), abs=1e-10, rel=0)
     assert loss == pytest.approx(by_hand.item() / 4, abs=1e-10, rel=0)
 

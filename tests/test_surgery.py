@@ -69,11 +69,12 @@ def test_a_classifier_in_convolutions_gives_its_logits_at_its_own_size(make, cel
     assert torch.allclose(map_of_one[:, :, 0, 0], logits, rtol=0, atol=tolerance * logits.abs().max().item())
 
 
-def test_weights_survive_the_round_trip():
-    linear = nn.Linear(18, 4, bias=False).double()
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_survive_the_round_trip(bias):
+    linear = nn.Linear(18, 4, bias=bias).double()
     back = conv_to_linear(linear_to_conv(linear, (3, 3)))
     assert torch.equal(back.weight, linear.weight)
-    assert back.bias is None
+    assert torch.equal(back.bias, linear.bias) if bias else back.bias is None
 
 
 def test_a_linear_layer_that_reads_no_whole_map_is_refused():
