@@ -270,17 +270,16 @@ def _origins(file: Path) -> Origins | None:
         return _checked(
             {name: value.get("from") if isinstance(value, dict) else value for name, value in values.items()}, str(file)
         )
-    lists = [value["from"] if isinstance(value, dict) and "from" in value else value for value in values.values()]
+    lists = list(values.values())
     if not all(isinstance(each, list) and each and all(type(index) is int for index in each) for each in lists):
         return None
-    plain = not any(isinstance(value, dict) for value in values.values())
-    if plain and all(len(each) == 3 and max(each) < 256 for each in lists):
+    if all(len(each) == 3 and max(each) < 256 for each in lists):
         raise FullyconvError(
             "SEG-M006",
             f"{file}: three numbers below 256 could be a colour or three old classes; write "
             f'{{"{next(iter(values))}": {{"from": {lists[0]}}}}} for old classes, or a list of names for new ones',
         )
-    return _checked(dict(zip(values, lists, strict=True)), str(file))
+    return _checked(values, str(file))
 
 
 def _checked(origins: Mapping[str, Any], place: str) -> Origins:
