@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fullyconv import artefact, prediction
+from fullyconv import artefact
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmentation, Segmenter, load, predict_files
+from fullyconv.prediction.tiles import tiled_scores, whole_scores
 
 LABELS = LabelSet(("sky", "road", "car"))
 ARCHITECTURE = {"name": "fcn8s-test_resnet", "num_classes": 3}
@@ -43,8 +44,8 @@ def test_tiled_prediction_equals_whole(name):
     segmenter = Segmenter(model.eval(), LABELS, {"name": name, "num_classes": 3})
     image = torch.rand(3, 365, 290)
     with torch.inference_mode():
-        whole = prediction._scores(model, image)
-        tiled = prediction._tiled_scores(model, image, 96)
+        whole = whole_scores(model, image)
+        tiled = tiled_scores(model, image, 96)
     assert torch.allclose(tiled, whole, atol=1e-4 * float(whole.abs().max()))
     assert (segmenter(image, tile=96).mask != segmenter(image, tile="none").mask).mean() < 1e-4
 
@@ -116,7 +117,10 @@ def test_further_pictures_are_found_by_the_names_of_the_images(tmp_path, monkeyp
             Image.new(mode, (40, 30)).save(file)
     seen = []
     segmenter = Segmenter(create("fcn8s-test_resnet", 3, channels=4), LABELS, bands=(3, 1))
-    monkeypatch.setattr(prediction, "predict", lambda own, image, *, more, tile: seen.append((image, *more)) or RESULT)
+    monkeypatch.setattr(
+        "fullyconv.prediction.segmenter.predict",
+        lambda own, image, *, more, tile: seen.append((image, *more)) or RESULT,
+    )
     monkeypatch.chdir(tmp_path)
     predict_files(segmenter, [inputs], out="out", more=[more])
     expected = (

@@ -1,0 +1,17 @@
+"""A model and one image of any size: `Segmenter` predicts, `Segmentation` is the answer."""
+
+from fullyconv.prediction.files import Predictions, predict_files
+from fullyconv.prediction.segmentation import Segmentation
+from fullyconv.prediction.segmenter import Segmenter, Tiling, load, opened, predict, segmenters_of_heads
+
+__all__ = [
+    "Predictions",
+    "Segmentation",
+    "Segmenter",
+    "Tiling",
+    "load",
+    "opened",
+    "predict",
+    "predict_files",
+    "segmenters_of_heads",
+]

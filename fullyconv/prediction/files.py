@@ -1,0 +1,157 @@
+"""Images in files to masks in files."""
+
+import glob
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fullyconv import images
+from fullyconv.errors import FullyconvError
+from fullyconv.prediction.segmentation import output_files
+from fullyconv.prediction.segmenter import WHOLE_IMAGE_PIXELS, Segmenter, Tiling, opened
+from fullyconv.wording import counted
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict_files` wrote."""
+
+    outputs: tuple[dict[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"outputs": [{"input", "mask", "overlay", "seconds"}]}`."""
+        return {"outputs": list(self.outputs)}
+
+    def __str__(self) -> str:
+        lines = [f"{output['input']} -> {output['mask']}  ({output['seconds']:.2f} s)" for output in self.outputs]
+        return "\n".join(lines)
+
+
+def predict_files(
+    model: str | Path | Segmenter,
+    inputs: Sequence[str],
+    *,
+    out: str | Path,
+    more: Sequence[Annotated[str, "PATH"]] = (),
+    head: Annotated[str, "NAME"] | None = None,
+    tile: Tiling = "auto",
+) -> Predictions:
+    """Segment images: an index PNG with the palette and an overlay with a legend for each.
+
+    Args:
+        model: Model folder or run folder.
+        inputs: Image files, folders, globs, or templates such as 'rgb/{name}.png'.
+        out: Folder for `NAME.png` and `NAME_overlay.png`; files that stand there already are refused.
+        more: Further pictures of each scene, such as 'depth/{name}.png'. `{name}` is what it stands for in the input's
+            template, or the input's name without suffix; `{folder}` is the input's folder.
+        head: Of a network with several heads, which one; the first if left out.
+        tile: Side of the tiles in pixels, a multiple of the coarsest stride; none never tiles, auto above 4 megapixels.
+
+    Example:
+        fullyconv predict runs/a photos/ --out masks/
+    """
+    out = Path(out)
+    segmenter = opened(model, head=head)
+    _refuse_tile(tile, int(segmenter.model.coarsest.stride))
+    named = list(_found(inputs))
+    files = [file for file, _ in named]
+    scenes = [_further(file, name, more) for file, name in named]
+    names = _names(files)
+    taken = [file for name in names for file in output_files(out, name) if file.exists()]
+    if taken:
+        raise FullyconvError(
+            "SEG-P003", f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out"
+        )
+    mixing = segmenter.model.global_operations
+    if mixing and tile != "none":
+        print(
+            f"This network looks at whole images at once ({', '.join(mixing)}), so tiles of images above "
+            f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels differ a little from the whole; --tile none avoids them.",
+            file=sys.stderr,
+        )
+    outputs = []
+    for file, further, name in zip(files, scenes, names, strict=True):
+        begun = time.perf_counter()
+        mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
+        seconds = round(time.perf_counter() - begun, 3)
+        outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
+    return Predictions(tuple(outputs))
+
+
+def _refuse_tile(tile: Tiling, stride: int) -> None:
+    if isinstance(tile, int) and (tile < stride or tile % stride):
+        near = max(stride, round(tile / stride) * stride)
+        raise FullyconvError(
+            "SEG-P004", f"--tile must be a multiple of the coarsest stride {stride}, got {tile}; use {near}"
+        )
+
+
+def _found(inputs: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """The files that inputs stand for, each with its name: what `{name}` stands for in a template, else its stem."""
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in images.IMAGE_SUFFIXES)
+        elif path.is_file():
+            files = [path]
+        else:
+            matching = sorted(glob.glob(given.replace("{name}", "*"), recursive=True))
+            files = [Path(file) for file in matching if Path(file).is_file()]
+        if not files:
+            raise FullyconvError("SEG-P001", _nothing_found(path))
+        yield from ((file, _name_in(file, given)) for file in files)
+
+
+def _name_in(file: Path, given: str) -> str:
+    if "{name}" not in given:
+        return file.stem
+    pattern = re.escape(Path(given).as_posix()).replace(r"\*", "[^/]*").replace(r"\{name\}", "([^/]*)", 1)
+    match = re.fullmatch(pattern.replace(r"\{name\}", r"\1"), file.as_posix())
+    return match[1] if match else file.stem
+
+
+def _further(file: Path, name: str, templates: Sequence[str]) -> list[Path]:
+    """The further pictures of a scene, which templates name.
+
+    Raises:
+        FullyconvError: SEG-D030 if one is not there.
+    """
+    pictures = [
+        Path(template.replace("{folder}", file.parent.as_posix()).replace("{name}", name)) for template in templates
+    ]
+    absent = [picture for picture in pictures if not picture.is_file()]
+    if absent:
+        raise FullyconvError(
+            "SEG-D030",
+            f"{file} should be seen with {absent[0]}, which does not exist; --more counts from here, and from the "
+            "image's folder if it begins with {folder}/",
+        )
+    return pictures
+
+
+def _nothing_found(path: Path) -> str:
+    if path.is_dir():
+        held = sorted({file.suffix or "no suffix" for file in path.iterdir() if file.is_file()})
+        found = f"holds no images, but files with {', '.join(held[:5])}" if held else "holds no files"
+        return f"{path} {found}; give a folder of images"
+    return f"{path} does not exist and matches no file; give an image, a folder or a quoted glob such as 'photos/*.jpg'"
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """One output name per file: its stem, with its folder before it where stems repeat."""
+    stems = [file.stem for file in files]
+    names = [
+        stem if stems.count(stem) == 1 else f"{file.parent.name}_{stem}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    written = [file.name.lower() for name in names for file in output_files(Path(), name)]
+    if len(set(written)) < len(written):
+        twice = next(name for name in written if written.count(name) > 1)
+        raise FullyconvError(
+            "SEG-P002", f"several inputs would be written as {twice}; predict them one folder at a time"
+        )
+    return names

@@ -1,0 +1,206 @@
+"""A model and one image of any size: `Segmenter` predicts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from fullyconv import artefact, images
+from fullyconv.errors import FullyconvError
+from fullyconv.images import Picture
+from fullyconv.kernels import upsample_argmax
+from fullyconv.labels import LabelSet
+from fullyconv.models import FCN
+from fullyconv.models.heads import head_of
+from fullyconv.prediction.segmentation import Segmentation
+from fullyconv.prediction.tiles import tiled_scores, whole_scores
+
+Tiling = int | Literal["auto", "none"]
+
+WHOLE_IMAGE_PIXELS = 4_000_000  # a resnet18's largest maps take 0.5 kB per pixel, so 2 GB
+
+
+class Segmenter:
+    """A network with its labels, ready for images.
+
+    Args:
+        model: Float image `(N, C, H, W)` in [0, 1] in, logits of the same height and width out.
+        labels: The classes of its K channels.
+        architecture: The arguments of `models.create` that build it, for `save`.
+        facts: What else its model folder shall keep.
+        bands: Of each picture of a scene, such as (3, 1) for colour and depth; if left out, all in one picture.
+    """
+
+    heads: Mapping[str, "Segmenter"]  # by name, of a network that was trained under several sets of labels; else empty
+
+    def __init__(
+        self,
+        model: FCN,
+        labels: LabelSet,
+        architecture: dict[str, Any] | None = None,
+        facts: dict[str, Any] | None = None,
+        *,
+        bands: Sequence[int] = (),
+    ) -> None:
+        if len(labels) != model.num_classes:
+            raise FullyconvError(
+                "SEG-M006", f"the network scores {model.num_classes} classes, but the label set has {len(labels)}"
+            )
+        self.model = model
+        self.labels = labels
+        self.architecture = architecture or {}
+        self.facts = facts or {}
+        self.bands = tuple(bands) or (self.channels,)
+        self.heads = {}
+
+    @property
+    def channels(self) -> int:
+        """Bands of the images that the network reads, over all pictures of a scene."""
+        return self.model.mean.shape[1]
+
+    def __call__(self, image: Picture, *, more: Sequence[Picture] = (), tile: Tiling = "auto") -> Segmentation:
+        """The segmentation of an image: a file, a Pillow image, an array `(H, W[, C])` or a tensor `(C, H, W)`.
+
+        Args:
+            image: uint8, uint16, or float in [0, 1].
+            more: Further pictures of the scene, such as its depth, for a network that was trained on them.
+            tile: Side of the tiles in pixels, a multiple of the coarsest stride; `auto` tiles what is larger than
+                4 megapixels; `none` never does.
+        """
+        return predict(self, image, more=more, tile=tile)
+
+    def named_architecture(self) -> dict[str, Any]:
+        """The arguments of `models.create` that build the network again.
+
+        Raises:
+            FullyconvError: SEG-M007 if it was made in another way.
+        """
+        if "name" not in self.architecture:
+            raise FullyconvError(
+                "SEG-M007",
+                "this network was not made by models.create, so it could not be built again from a folder; give "
+                "Segmenter the architecture that makes it, such as {'name': 'fcn8s-resnet18', 'num_classes': 2}",
+            )
+        return self.architecture
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model folder; a folder that holds anything else than an earlier model is refused.
+
+        One head of several is saved alone, as a network of its own classes.
+        """
+        artefact.save(Path(folder), self.model, self.labels, self.named_architecture(), self.facts, bands=self.bands)
+
+
+def load(folder: str | Path, *, head: str | None = None) -> Segmenter:
+    """The segmenter of a model folder or a run folder, on the GPU if there is one.
+
+    Args:
+        folder: What `train` or `Segmenter.save` wrote.
+        head: Of a network with several heads, which one; the first if left out. `Segmenter.heads` holds them all.
+
+    Raises:
+        FullyconvError: SEG-M040 if there is no head of the name.
+    """
+    return opened(folder, head=head)
+
+
+def opened(model: str | Path | Segmenter, *, head: str | None = None) -> Segmenter:
+    """The segmenter of a folder, or the given one; if a head is named, that of this head.
+
+    Raises:
+        FullyconvError: SEG-M040 if there is no head of the name.
+    """
+    segmenter = model if isinstance(model, Segmenter) else _read(Path(model))
+    if head is None:
+        return segmenter
+    if head not in segmenter.heads:
+        named = "the given model" if model is segmenter else model
+        heads = ", ".join(segmenter.heads)
+        known = f"its heads are {heads}" if heads else "it has one head only; leave --head out"
+        raise FullyconvError("SEG-M040", f"{named} has no head {head!r}; {known}")
+    return segmenter.heads[head]
+
+
+def _read(folder: Path) -> Segmenter:
+    """The segmenter of a folder, or of its first head."""
+    model, labels, config = artefact.load(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    architecture, facts = config["architecture"], artefact.facts_of(config)
+    bands = config["preprocessing"].get("bands", ())
+    heads = segmenters_of_heads(model, artefact.labels_of_heads(config), architecture, facts, bands=bands)
+    for segmenter in heads.values():
+        segmenter.heads = heads
+    return next(iter(heads.values()), None) or Segmenter(model, labels, architecture, facts, bands=bands)
+
+
+def segmenters_of_heads(
+    model: FCN,
+    labels: Mapping[str, LabelSet],
+    architecture: Mapping[str, Any],
+    facts: dict[str, Any] | None = None,
+    *,
+    bands: Sequence[int] = (),
+) -> dict[str, Segmenter]:
+    """The segmenter of each head of a network, by name: each with a network of its own, on shared weights.
+
+    Args:
+        model: Its score channels are the classes of all heads, one after the other.
+        labels: The classes of each head, in order.
+        architecture: The arguments of `models.create` that build the whole network.
+        facts: What else the heads' model folders shall keep.
+        bands: Of each picture of a scene; if left out, all in one picture.
+
+    Raises:
+        FullyconvError: SEG-M006 if the heads' classes are not as many as the score channels.
+    """
+    heads: dict[str, Segmenter] = {}
+    first = 0
+    for name, classes in labels.items():
+        own = {**architecture, "num_classes": len(classes)}
+        told = _facts_of_head(facts or {}, f"{name}/" if heads else "")
+        heads[name] = Segmenter(head_of(model, first, len(classes)), classes, own, told, bands=bands)
+        first += len(classes)
+    if heads and first != model.num_classes:
+        raise FullyconvError("SEG-M006", f"the network scores {model.num_classes} classes, but its heads have {first}")
+    return heads
+
+
+def _facts_of_head(facts: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Facts with the scores of one head, which stand under its prefix; the first one's stand bare."""
+    mine = {
+        key.removeprefix(prefix): value for key, value in facts.get("metrics", {}).items() if key.startswith(prefix)
+    }
+    scores = {key: value for key, value in mine.items() if "/" not in key}
+    return {**facts, "metrics": scores} if "metrics" in facts else dict(facts)
+
+
+def predict(
+    segmenter: Segmenter, image: Picture, *, more: Sequence[Picture] = (), tile: Tiling = "auto"
+) -> Segmentation:
+    """The label map of an image of any size; tiled gives the same as whole.
+
+    Tiles start on multiples of the coarsest stride and carry a halo as wide as the receptive field, so every coarse
+    score is computed from just the pixels that it would see in the whole image. A network with global operations
+    (squeeze-and-excitation, attention) sees only its tile there, so its tiles differ slightly from the whole.
+    """
+    pixels = images.stack((image, *more), segmenter.bands)
+    if pixels.dtype == torch.uint8 and segmenter.architecture.get("log_bands"):
+        raise FullyconvError(
+            "SEG-D030", "the network takes the logarithm of depth in a picture of 16 bits, got 8; save it with 16"
+        )
+    height, width = pixels.shape[1:]
+    if tile == "auto":
+        tile = 1024 if height * width > WHOLE_IMAGE_PIXELS else "none"
+    model = segmenter.model
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            scores = whole_scores(model, pixels) if tile == "none" else tiled_scores(model, pixels, tile)
+            mask = upsample_argmax(scores, (height, width), grid=model.grid)[0].cpu().numpy()
+    finally:
+        model.train(training)
+    return Segmentation(mask.astype(np.uint8 if len(segmenter.labels) <= 256 else np.uint16), segmenter.labels, pixels)
