@@ -19,11 +19,11 @@ from fullyconv import cli
 from fullyconv.errors import FullyconvError
 from fullyconv.exporting import Parity
 from fullyconv.exporting.exported import _report
-from fullyconv.exporting.formats import SUFFIXES, opened, refuse_impossible, write
-from fullyconv.exporting.pipeline import Pipeline, traced
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, create
 from fullyconv.prediction import Segmenter
+from fullyconv.runtimes.formats import SUFFIXES, opened, refuse_impossible, write
+from fullyconv.runtimes.pipeline import Pipeline, traced
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

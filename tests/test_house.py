@@ -23,6 +23,7 @@ FLOORS = (
     ("drawing", "images", "kernels", "losses", "metrics", "sampling", "surgery", "transforms"),
     ("charts", "datasets", "hha", "models"),
     ("artefact", "doctor", "mask_folders", "released"),
+    ("runtimes",),
     ("prediction",),
     ("converting", "importing"),
     ("report",),

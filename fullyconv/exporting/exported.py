@@ -18,12 +18,12 @@ from fullyconv.arguments import bounded
 from fullyconv.artefact import versions
 from fullyconv.datasets import Dataset, open_dataset
 from fullyconv.errors import FullyconvError
-from fullyconv.exporting.formats import SUFFIXES, Array, Format, Precision, opened, refuse_impossible, write
 from fullyconv.exporting.parity import Parity, as_input, measure
-from fullyconv.exporting.pipeline import TRIED, Output, Pipeline, Pixels, not_exportable, traced
 from fullyconv.images import IMAGE_SUFFIXES
 from fullyconv.prediction import Segmenter
 from fullyconv.prediction import opened as opened_model
+from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, opened, refuse_impossible, write
+from fullyconv.runtimes.pipeline import TRIED, Output, Pipeline, Pixels, not_exportable, traced
 
 BUDGETS = {"fp32": 0.1, "bf16": 0.5, "int8": 1.0}  # points of mean IoU
 CALIBRATING = 64  # images; the ranges of activations settle long before

@@ -13,10 +13,10 @@ from torch import Tensor
 from fullyconv import images, metrics
 from fullyconv.datasets import Dataset
 from fullyconv.evaluation import compare
-from fullyconv.exporting.formats import Run
-from fullyconv.exporting.pipeline import Output, Pixels
 from fullyconv.labels import LabelSet
 from fullyconv.prediction import Segmenter
+from fullyconv.runtimes.formats import Run
+from fullyconv.runtimes.pipeline import Output, Pixels
 
 
 @dataclass(frozen=True)
