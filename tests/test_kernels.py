@@ -330,7 +330,11 @@ def test_the_environment_forces_the_reference(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cpu, "in_parallel", refuse)
     with pytest.raises(AssertionError):
         kernels.upsample_argmax(scores, (24, 40))
+    for value in ("", "0"):
+        monkeypatch.setenv("FULLYCONV_REFERENCE", value)
+        assert not kernels.reference_forced()
     monkeypatch.setenv("FULLYCONV_REFERENCE", "1")
+    assert kernels.reference_forced()
     kernels.upsample_argmax(scores, (24, 40))
     kernels.upsample_cross_entropy(scores, target)
 

@@ -1,6 +1,6 @@
 """Coarse scores to full-size results: upsampled, labelled or scored, by the fastest implementation that applies.
 
-`FULLYCONV_REFERENCE=1` in the environment forces the plain torch implementation everywhere.
+`FULLYCONV_REFERENCE=1` in the environment forces the plain implementation, here and wherever else there is a fast one.
 """
 
 import os
@@ -14,7 +14,7 @@ from torch import Tensor
 from fullyconv.geometry import Grid
 from fullyconv.kernels import graph, reference
 
-__all__ = ["upsample", "upsample_argmax", "upsample_cross_entropy"]
+__all__ = ["reference_forced", "upsample", "upsample_argmax", "upsample_cross_entropy"]
 
 
 def upsample(
@@ -108,10 +108,19 @@ def upsample_cross_entropy(
     return loss
 
 
+def reference_forced() -> bool:
+    """Whether `FULLYCONV_REFERENCE=1` is set: then everything that has a plain form and a fast one takes the plain one.
+
+    It is read at every call, so that a comparison may set it half-way.
+    """
+    return os.environ.get("FULLYCONV_REFERENCE", "0") not in ("", "0")
+
+
 def _implementation(scores: Tensor) -> ModuleType:
     """The module whose functions work on these scores: the CPU's if it can, the reference otherwise."""
-    forced = os.environ.get("FULLYCONV_REFERENCE", "0") not in ("", "0")
-    if forced or scores.device.type != "cpu" or scores.dtype == torch.float64 or torch.compiler.is_compiling():
+    if reference_forced() or torch.compiler.is_compiling():
+        return reference
+    if scores.device.type != "cpu" or scores.dtype == torch.float64:
         return reference
     from fullyconv.kernels import cpu  # imports numba: a third of a second that only those who need it pay
 
