@@ -32,6 +32,12 @@ install_import_hook("fullyconv", "conftest.checked")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """No workers where tests are named, by file or by -k: they are often done before workers have imported torch."""
+    named = [argument for argument in config.args if Path(argument.partition("::")[0]).is_file()]
+    return 0 if named or config.option.keyword else None
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
