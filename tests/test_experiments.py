@@ -45,11 +45,11 @@ from fullyconv.experiments.reproduction import Listing, Reproduction, reproduce
 from fullyconv.experiments.runs import Trial
 from fullyconv.experiments.scenes import depth_of, known_data, parity_of, plain, write_digits
 from fullyconv.experiments.schedule import Alike, Cost, Schedule, schedule, taken
-from fullyconv.experiments.timing import interleaved
 from fullyconv.experiments.trials import Outcome, carry_out, loss_curves, scale, score_rows
 from fullyconv.experiments.warmup import Crops
 from fullyconv.experiments.workbench import Settings, Workbench
 from fullyconv.hha import NYUD_CAMERA, Camera, hha
+from fullyconv.timing import interleaved
 
 KEYS = {"experiment", "title", "source", "rows", "conclusion", "conditions", "curves", "out", "files"}
 

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "fullyconv"
 FLOORS = (
     ("errors", "geometry", "means", "wording"),
     ("labels", "arguments"),
-    ("drawing", "images", "kernels", "losses", "metrics", "sampling", "surgery", "transforms"),
+    ("drawing", "images", "kernels", "losses", "metrics", "sampling", "surgery", "timing", "transforms"),
     ("charts", "datasets", "hha", "models"),
     ("artefact", "doctor", "mask_folders", "released"),
     ("runtimes",),

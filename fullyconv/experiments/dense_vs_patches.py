@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.experiments.findings import Findings, Row
-from fullyconv.experiments.timing import interleaved
 from fullyconv.experiments.workbench import Workbench
 from fullyconv.models import classifier
 from fullyconv.surgery import DenseClassifier, convolutionalize
+from fullyconv.timing import interleaved
 
 CELLS = 100  # of the map: so many patches give the same scores
 TIMED = 4  # patches that are timed one by one

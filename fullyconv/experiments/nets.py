@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from fullyconv.experiments.findings import Findings, Row
-from fullyconv.experiments.timing import interleaved
 from fullyconv.experiments.workbench import Workbench
 from fullyconv.models import FCN, create
+from fullyconv.timing import interleaved
 
 CLASSES = 21
 LAST_POOL = 7  # GoogLeNet's average pool, which section 4.1 discards

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.live import Live
 
 from fullyconv.datasets import Dataset, open_dataset, with_heads
 from fullyconv.experiments.scenes import plain, write_digits
+from fullyconv.timing import machine
 
 
 @dataclass(frozen=True)
@@ -149,24 +148,9 @@ def write_json(file: Path, value: Any) -> None:
     fresh.replace(file)
 
 
-def machine() -> str:
-    """What computes: processor, cores, threads, and PyTorch's version."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} used"
-    return f"{device}, {cores}, PyTorch {torch.__version__}"
-
-
 def load() -> float | None:
     """How many processes have kept the machine busy over the last minute; None where that is not known."""
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    """The processor's name where Linux tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _parts(folder: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,10 @@
-"""How long things take, measured in turns."""
+"""How long things take, measured in turns, and on which machine."""
 
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -41,3 +44,18 @@ def _wait() -> None:
     """Until the accelerator is done, if there is one: it works on while Python goes ahead."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def machine() -> str:
+    """What computes: processor, cores, threads, and PyTorch's version."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} used"
+    return f"{device}, {cores}, PyTorch {torch.__version__}"
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
