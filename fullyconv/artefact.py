@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
@@ -52,7 +53,7 @@ def save(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(state, fresh / WEIGHTS)
+    write_tensors(fresh / WEIGHTS, state)
     config = {
         "format": FORMAT,
         "architecture": dict(architecture),
@@ -78,6 +79,14 @@ def save(
     (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (fresh / README).write_text(_readme(config), encoding="utf-8")
     replace_folder(fresh, folder)
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a new .safetensors file, with the permissions of any new file: the library's own are the owner's alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata=metadata)
+    file.chmod(mode)
 
 
 def labels_of_heads(config: Mapping[str, Any]) -> dict[str, LabelSet]:

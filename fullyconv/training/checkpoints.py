@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fullyconv.artefact import sync
+from fullyconv.artefact import sync, write_tensors
 from fullyconv.errors import FullyconvError
 
 KEPT = 2
@@ -32,7 +31,7 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mappin
     for rubbish in folder.glob(".step-*"):  # of a session that was killed while writing
         rubbish.unlink()
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(flat, fresh, metadata={"values": json.dumps({**values, "step": step})})
+    write_tensors(fresh, flat, {"values": json.dumps({**values, "step": step})})
     sync(fresh)
     fresh.replace(file)
     if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
