@@ -170,9 +170,7 @@ def convert_classifier(
     if out.exists():
         raise FullyconvError("SEG-U008", f"{out} exists already; move it away or name another folder with --out")
     labels, origins = _classes(classes)
-    source = _loaded(classifier, channels, pretrained)
-    source = source if size is None else replace(source, size=(size, size))
-    statistics = _statistics(source, channels, mean, std)
+    source, statistics = _as_said(_loaded(classifier, channels, pretrained), channels, size, mean, std)
     segmenter, certificate = _converted(source, labels, origins, stride, channels, upscore, statistics)
     artefact.save(out, segmenter.model, labels, segmenter.architecture, segmenter.facts)
     return Converted(out, segmenter.architecture["name"], certificate, bool(origins))
@@ -209,15 +207,13 @@ def convert(
         FullyconvError: As `convert_classifier`.
     """
     source = _loaded(classifier, channels, pretrained) if isinstance(classifier, str) else _given(classifier, channels)
-    if size is not None:
-        source = replace(source, size=(size, size) if isinstance(size, int) else size)
+    source, statistics = _as_said(source, channels, size, mean, std)
     if isinstance(classes, int | str | Path):
         labels, origins = _classes(str(classes))
     elif isinstance(classes, Mapping):
         labels, origins = LabelSet(tuple(classes)), _checked(classes, "classes")
     else:
         labels, origins = LabelSet(tuple(classes)), None
-    statistics = _statistics(source, channels, mean, std)
     return _converted(source, labels, origins, stride, channels, upscore, statistics)[0]
 
 
@@ -232,15 +228,22 @@ def _given(network: nn.Module, channels: int) -> Classifier:
     return Classifier(name, network, native_size(network), own=not is_timms)
 
 
-def _statistics(
-    source: Classifier, channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> dict[str, Any]:
-    """What the images are normalised with: as was said, or as the classifier says of itself."""
+def _as_said(
+    source: Classifier,
+    channels: int,
+    size: int | tuple[int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> tuple[Classifier, dict[str, Any]]:
+    """A classifier for images of the size, and what these are normalised with: as was said, or as it says of itself."""
     given = {key: tuple(values) for key, values in (("mean", mean), ("std", std)) if values is not None}
     for key, values in given.items():
         if len(values) != channels:
             raise FullyconvError("SEG-U004", f"--{key} must have {counted(channels, 'number')}, got {len(values)}")
-    return (dict(source.statistics) if channels == 3 else {}) | given
+    statistics = (dict(source.statistics) if channels == 3 else {}) | given
+    if size is not None:
+        source = replace(source, size=(size, size) if isinstance(size, int) else size)
+    return source, statistics
 
 
 def _classes(text: str) -> tuple[LabelSet, Origins | None]:
