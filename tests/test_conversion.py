@@ -75,7 +75,7 @@ def test_a_cell_says_of_the_image_what_the_classifier_says_of_its_patch() -> Non
 def test_a_beginners_network_slides_and_keeps_its_classes() -> None:
     torch.manual_seed(0)
     network = Plain()
-    dense = convolutionalize(network, (24, 24))
+    dense = convolutionalize(network, 24)
     assert relative_difference(network, dense, (24, 24)) < 1e-5
     assert dense(torch.randn(1, 3, 40, 56)).shape == (1, 5, 3, 5)
     assert dense.score == "last"

@@ -107,7 +107,7 @@ class DenseClassifier(nn.Module):
         return cut(network, wanted)
 
 
-def convolutionalize(classifier: nn.Module, size: Size = (224, 224), *, channels: int = 3) -> DenseClassifier:
+def convolutionalize(classifier: nn.Module, size: int | Size = (224, 224), *, channels: int = 3) -> DenseClassifier:
     """The classifier as a network that slides over images of any size; weights are shared, but for linear layers.
 
     Its graph is traced, and the head is rewritten: a pool over the whole map becomes a pool with the kernel that it has
@@ -116,13 +116,14 @@ def convolutionalize(classifier: nn.Module, size: Size = (224, 224), *, channels
 
     Args:
         classifier: Gives logits `(N, K)` for images of its own size.
-        size: That height and width.
+        size: That height and width, or the side of square ones.
         channels: Bands of the image.
 
     Raises:
         NotConvertible: If its graph cannot be traced, if it has no linear head, or if the head mixes positions in
             another way; with the name of the layer.
     """
+    size = (size, size) if isinstance(size, int) else size
     network = traced(classifier)
     values, covering = survey(network, size, channels)
     leave_out_idle_pools(network, values)
