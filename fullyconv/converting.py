@@ -1,7 +1,6 @@
 """Classifiers become segmenters: the conversion, its certificate, and the model folder."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fullyconv import artefact
 from fullyconv.arguments import Count, bounded
-from fullyconv.datasets.classes import read_labels
+from fullyconv.datasets.classes import read_json, read_labels
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, Classifier, Upscoring, classifier, create, dense_form, fcn_over
@@ -264,7 +263,7 @@ def _classes(text: str) -> tuple[LabelSet, Origins | None]:
 def _origins(file: Path) -> Origins | None:
     """The map from new classes to old ones in a JSON file, if it is one."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
     except (OSError, ValueError):
         return None  # `read_labels` says what is wrong
     if not isinstance(values, dict) or not values:

@@ -133,6 +133,7 @@ class Random(nn.Sequential):
         (["test_vit", "--pretrained", "none", "--stride", "8", "--classes", "2"], "SEG-M002", "one stride, 16"),
         (["{file}:make", "--size", "24", "--classes", "{folder}/empty.json"], "SEG-M006", "'dog' must list .*got ..$"),
         (["{file}:make", "--size", "24", "--classes", "{folder}/typo.json"], "SEG-M006", "'cat' must list .*got None"),
+        (["{file}:make", "--classes", "{folder}/twice.json"], "SEG-D007", "has the key 'cat' twice"),
         (["{file}:make", "--size", "-5", "--classes", "2"], "SEG-U004", "--size must be at least 1, got -5"),
         (["{file}:make", "--size", "24", "--classes", "0"], "SEG-M006", "must be 1 or more, or a file, got 0"),
         (["{file}:make", "--size", "24", "--mean", "0.5", "--classes", "2"], "SEG-U004", "must have 3 numbers, got 1"),
@@ -142,6 +143,7 @@ def test_what_does_not_fit_is_refused_with_the_cure(words, code, reason, file: P
     (tmp_path / "colors.json").write_text('{"cat": [1, 2, 3]}')
     (tmp_path / "empty.json").write_text('{"cat": {"from": [1]}, "dog": {"from": []}}')
     (tmp_path / "typo.json").write_text('{"cat": {"form": [1]}}')
+    (tmp_path / "twice.json").write_text('{"cat": [1], "cat": [2]}')
     (tmp_path / "far.json").write_text('{"cat": [1, 7]}')
     filled = [word.format(file=file, folder=tmp_path) for word in words]
     filled += [] if "--out" in words else ["--out", str(tmp_path / "model")]

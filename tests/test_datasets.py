@@ -836,6 +836,7 @@ def test_classes_files_of_many_forms(tmp_path: Path, name: str, text: str, expec
         ("a.json", '{"a": "red"}'),
         ("a.txt", ""),
         ("a.txt", "a 1 2 3\nb\nc\n"),
+        ("a.json", '{"classes": {"cat": 1, "dog": 2, "cat": 3}}'),
     ],
 )
 def test_unreadable_classes_file_is_named(tmp_path: Path, name: str, text: str) -> None:

@@ -410,10 +410,9 @@ def read_classes(path: Path) -> LabelSet | tuple[Entry, ...]:
         FullyconvError: SEG-D007 if the file has none of these forms.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
         if path.suffix != ".json":
-            return _from_lines(text.splitlines())
-        values = json.loads(text)
+            return _from_lines(path.read_text(encoding="utf-8-sig").splitlines())
+        values = read_json(path)
         if isinstance(values, dict) and "names" in values and "table" in values:
             return LabelSet.from_dict(values)
         return tuple(_from_json(values))
@@ -425,6 +424,23 @@ def read_classes(path: Path) -> LabelSet | tuple[Entry, ...]:
             f"{path} cannot be read as a list of classes: {error}; write for example "
             '["background", "road"] or {"background": 0, "road": "#804080"}',
         ) from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: If it holds no JSON, or a key twice, of which JSON's readers drop one without a word.
+    """
+    return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = [key for key in keys if keys.count(key) > 1]
+    if twice:
+        raise ValueError(f"it has the key {twice[0]!r} twice")
+    return dict(pairs)
 
 
 def read_labels(path: Path) -> LabelSet:
