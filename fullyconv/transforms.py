@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
+
+LUMINANCE = (0.2989, 0.587, 0.114)  # of red, green and blue in grey, as torchvision has them
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,15 @@ class Augmentation:
 
     def __call__(
         self,
-        image: Float[Tensor, "c height width"],
+        image: Shaped[Tensor, "c height width"],
         mask: Integer[Tensor, "*heads height width"],
         generator: torch.Generator,
         ignore_index: int = 255,
     ) -> tuple[Float[Tensor, "c crop_h crop_w"], Integer[Tensor, "*heads crop_h crop_w"]]:
-        """One sample of `crop` size, or of the image's.
+        """One sample of `crop` size, or of the image's; its bits do not depend on the number of threads.
 
         Args:
-            image: In [0, 1].
+            image: uint8, which is resized as such and thus faster, or float in [0, 1].
             mask: Class indices or `ignore_index`; of several masks, each for a head, the first one says what is rare.
             generator: The only source of chance.
             ignore_index: What the mask holds outside the image.
@@ -80,13 +82,16 @@ class Augmentation:
             for axis, (size, length) in enumerate(zip(first.shape, window, strict=True))
         )
         lit = image.shape[0] if self.lit is None else self.lit
-        grey = [0.5] * lit + image[lit:].mean((1, 2)).div(self.peak).tolist()
-        image, mask = _cut(image / self.peak, mask, (top, left), window, crop, grey, ignore_index)
+        white = self.peak * (255 if image.dtype == torch.uint8 else 1)
+        grey = [0.5 * white] * lit + _means(image[lit:]).tolist()
+        image, mask = _cut(image, mask, (top, left), window, crop, grey, ignore_index)
         if draw.chance(self.flip):
             image, mask = image.flip(-1), mask.flip(-1)
+        image = tv.to_dtype(image, torch.float32, scale=True)
         if self.light:
-            image = torch.cat((_relight(image[:lit], self.light, draw), image[lit:]))
-        return image * self.peak, mask
+            bright = _relight(image[:lit], self.light, self.peak, draw)
+            image = torch.cat((bright, image[lit:])) if lit < len(image) else bright
+        return image, mask
 
 
 def conceal(
@@ -194,18 +199,26 @@ def _cut(
     return image.as_subclass(Tensor), mask
 
 
-def _relight(image: Tensor, strength: float, draw: _Draws) -> Tensor:
-    """Other light: gamma, brightness, contrast, a tint per band, and saturation where there is colour."""
-    channels = image.shape[0]
+def _relight(image: Tensor, strength: float, peak: float, draw: _Draws) -> Tensor:
+    """Other light, between black and `peak`: gamma, brightness, contrast, a tint per band, and saturation where there
+    is colour."""
+    bands = image.shape[0]
     gamma = draw.log_uniform(1 / (1 + strength), 1 + strength)
     contrast = draw.log_uniform(1 / (1 + 0.6 * strength), 1 + 0.6 * strength)
     brightness = draw.uniform(-0.25 * strength, 0.25 * strength)
-    tint = torch.tensor([draw.uniform(1 - 0.2 * strength, 1 + 0.2 * strength) for _ in range(channels)])
-    image = image.clamp(0, 1).pow(gamma) * tint.view(-1, 1, 1)
-    mean = image.mean()
-    image = (image - mean) * contrast + mean + brightness
-    if channels == 3:
+    tint = torch.tensor([draw.uniform(1 - 0.2 * strength, 1 + 0.2 * strength) for _ in range(bands)])
+    # As `pow`, in a third of its time.
+    image = (image / peak).clamp_(0, 1).log2_().mul_(gamma).exp2_()
+    # All that follows is linear in the bands, so it is done to a matrix, and to the pixels in one pass.
+    mean = (tint * _means(image)).mean()
+    mix, shift = contrast * tint.diag(), ((1 - contrast) * mean + brightness).expand(bands)
+    if bands == 3:
         saturation = draw.uniform(1 - 0.7 * strength, 1 + 0.7 * strength)
-        grey = tv.rgb_to_grayscale(image)
-        image = grey + (image - grey) * saturation
-    return image.clamp(0, 1)
+        blend = saturation * torch.eye(3) + (1 - saturation) * torch.tensor(LUMINANCE)
+        mix, shift = blend @ mix, blend @ shift
+    return torch.addmm(shift[:, None], mix, image.flatten(1)).view_as(image).clamp_(0, 1).mul_(peak)
+
+
+def _means(image: Shaped[Tensor, "c h w"]) -> Float[Tensor, " c"]:
+    """The mean of each band: row by row first, since threads would share out the sum of a whole band."""
+    return image.float().mean(2).mean(1)

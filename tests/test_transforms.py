@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fullyconv.transforms import Augmentation, conceal
+from fullyconv.transforms import Augmentation, _Draws, _relight, conceal
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -17,6 +17,43 @@ def test_samples_are_functions_of_the_generator():
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
+
+
+def test_samples_of_bytes_are_those_of_numbers():
+    image, mask = torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8), torch.zeros(40, 50, dtype=torch.uint8)
+    augment = Augmentation(crop=(48, 32), light=0, shift=9)
+    for seed in range(10):
+        of_bytes, first = augment(image, mask, generator(seed))
+        of_numbers, second = augment(image / 255, mask, generator(seed))
+        # Half a step when it is resized along each axis, and the grey of 127.5 around it.
+        assert (of_bytes - of_numbers).abs().max() <= 1.51 / 255
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bits_do_not_depend_on_threads(channels):
+    image, mask = torch.rand(channels, 288, 384), torch.randint(0, 3, (288, 384), dtype=torch.uint8)
+    threads, samples = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            samples.append(Augmentation()(image, mask, generator())[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*samples)
+
+
+def test_light_is_gamma_then_tint_contrast_brightness_and_saturation():
+    image = torch.rand(3, 5, 7)
+    draw = _Draws(generator())
+    gamma, contrast = draw.log_uniform(1 / 2, 2), draw.log_uniform(1 / 1.6, 1.6)
+    brightness, tint = draw.uniform(-0.25, 0.25), [draw.uniform(0.8, 1.2) for _ in range(3)]
+    saturation = draw.uniform(0.3, 1.7)
+    lit = image.double().pow(gamma) * torch.tensor(tint).view(3, 1, 1)
+    lit = (lit - lit.mean()) * contrast + lit.mean() + brightness
+    grey = 0.2989 * lit[0] + 0.587 * lit[1] + 0.114 * lit[2]
+    expected = (grey + (lit - grey) * saturation).clamp(0, 1)
+    assert torch.allclose(_relight(image, 1.0, 1.0, _Draws(generator())).double(), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(40, 50), (1, 1), (9, 200)])

@@ -117,8 +117,10 @@ class Samples(Dataset[Sample | FullyconvError]):
             image, masks = self.decoder[draw.index]
         except FullyconvError as error:
             return error
-        image, ignore_index = images.to_float(image), self.decoder.ignore_index
-        if self.augmentation is not None:
+        ignore_index = self.decoder.ignore_index
+        if self.augmentation is None:
+            image = images.to_float(image)
+        else:
             generator = torch.Generator().manual_seed(draw.seed)
             image, masks = self.augmentation(image, masks, generator, ignore_index)
         if self.keep < 1:
@@ -157,7 +159,9 @@ def collate(samples: Sequence[Sample | FullyconvError], ignore_index: int) -> tu
     height = max(sample.image.shape[1] for sample in whole)
     width = max(sample.image.shape[2] for sample in whole)
     padding = [(0, width - sample.image.shape[2], 0, height - sample.image.shape[1]) for sample in whole]
-    batch = [F.pad(each.image, pad, value=float(each.image.mean())) for each, pad in zip(whole, padding, strict=True)]
+    # Rows first: threads share out the sum of a whole image, and its last bits would depend on them.
+    means = [float(sample.image.mean(-1).mean()) for sample in whole]
+    batch = [F.pad(each.image, pad, value=mean) for each, pad, mean in zip(whole, padding, means, strict=True)]
     masks = [F.pad(sample.masks.long(), pad, value=ignore_index) for sample, pad in zip(whole, padding, strict=True)]
     return torch.stack(batch).contiguous(memory_format=torch.channels_last), torch.stack(masks)
 
