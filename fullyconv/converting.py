@@ -14,7 +14,7 @@ from fullyconv import artefact
 from fullyconv.arguments import Count, bounded
 from fullyconv.datasets.classes import read_json, read_labels
 from fullyconv.errors import FullyconvError
-from fullyconv.labels import LabelSet
+from fullyconv.labels import MOST_CLASSES, LabelSet
 from fullyconv.models import FCN, Classifier, Upscoring, classifier, create, dense_form, fcn_over
 from fullyconv.models.classic import CLASSICS, in_geometry
 from fullyconv.models.classifiers import in_bands_of, native_size, settings_of
@@ -33,7 +33,7 @@ Origins = Mapping[str, Sequence[int]]
 Stride = Literal[4, 8, 16, 32]
 
 
-def _listed(values: Sequence[float]) -> str:
+def _shown(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3g}" for value in values)
 
 
@@ -100,7 +100,7 @@ class Certificate:
                 f"logits at {shown}: largest difference {self.max_abs:.1e}, {self.relative:.1e} of the largest logit",
                 f"scores every {self.stride} pixels; the first {sees}",
                 *(f"tap at stride {tap.stride}: {tap.layer}, {tap.channels} channels" for tap in self.taps),
-                f"images in [0, 1], less {_listed(self.mean)}, divided by {_listed(self.std)}",
+                f"images in [0, 1], less {_shown(self.mean)}, divided by {_shown(self.std)}",
                 f"{len(self.kept)} weights kept, {len(self.dropped)} dropped"
                 + (
                     f": {', '.join(self.dropped[:4])}{', ...' if len(self.dropped) > 4 else ''}" if self.dropped else ""
@@ -179,7 +179,7 @@ def convert_classifier(
 def convert(
     classifier: str | nn.Module,
     *,
-    classes: int | str | Path | Sequence[str] | Origins,
+    classes: int | str | Path | Sequence[str] | Mapping[str, int | Sequence[int]],
     stride: Stride | None = None,
     pretrained: str = "hub",
     size: int | tuple[int, int] | None = None,
@@ -248,8 +248,8 @@ def _as_said(
 def _classes(text: str) -> tuple[LabelSet, Origins | None]:
     """The new classes, and the old ones that each stands for, from a number or a file."""
     if text.lstrip("-").isdecimal():
-        if int(text) < 1:
-            raise FullyconvError("SEG-M006", f"--classes must be 1 or more, or a file, got {text}")
+        if not 1 <= int(text) <= MOST_CLASSES:
+            raise FullyconvError("SEG-M006", f"--classes must be from 1 to {MOST_CLASSES}, or a file, got {text}")
         return LabelSet(tuple(f"class {index}" for index in range(int(text)))), None
     file = Path(text)
     if not file.is_file():
@@ -272,16 +272,27 @@ def _origins(file: Path) -> Origins | None:
         return _checked(
             {name: value.get("from") if isinstance(value, dict) else value for name, value in values.items()}, str(file)
         )
-    lists = list(values.values())
+    lists = [_listed(value) for value in values.values()]
     if not all(isinstance(each, list) and each and all(type(index) is int for index in each) for each in lists):
         return None
-    if all(len(each) == 3 and max(each) < 256 for each in lists):
+    if all(_may_code(value) for value in values.values()):
         raise FullyconvError(
             "SEG-M006",
-            f"{file}: three numbers below 256 could be a colour or three old classes; write "
-            f'{{"{next(iter(values))}": {{"from": {lists[0]}}}}} for old classes, or a list of names for new ones',
+            f"{file}: a number below 256 could be a value in masks or an old class, three of them a colour or three "
+            f'old classes; write {{"{next(iter(values))}": {{"from": {lists[0]}}}}} for old classes, or a list of '
+            "names for new ones",
         )
     return _checked(values, str(file))
+
+
+def _listed(old: Any) -> Any:
+    """Old classes as a list: a number alone is one."""
+    return [old] if type(old) is int else old
+
+
+def _may_code(value: Any) -> bool:
+    """Whether a class of a data set could be written as this: the value or the colour that it has in masks."""
+    return (type(value) is int or len(value) == 3) and max(_listed(value)) < 256
 
 
 def _checked(origins: Mapping[str, Any], place: str) -> Origins:
@@ -290,14 +301,15 @@ def _checked(origins: Mapping[str, Any], place: str) -> Origins:
     Raises:
         FullyconvError: SEG-M006 if a new class stands for none, or for what is no number of a class.
     """
-    for name, old in origins.items():
+    listed = {name: _listed(old) for name, old in origins.items()}
+    for name, old in listed.items():
         if not isinstance(old, list | tuple) or not old or not all(type(index) is int and index >= 0 for index in old):
             raise FullyconvError(
                 "SEG-M006",
                 f"{place}: {name!r} must list the classifier's classes that it is, counted from 0, such as [281, 282]; "
                 f"got {old!r}",
             )
-    return origins
+    return listed
 
 
 def _loaded(name: str, channels: int, pretrained: str) -> Classifier:

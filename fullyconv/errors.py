@@ -30,6 +30,19 @@ class FullyconvError(ValueError):
 
 
 FAULTS: dict[str, Fault] = {
+    # B: benchmark
+    "SEG-B001": Fault(
+        "There is nothing of this name to measure",
+        "The word after `fullyconv benchmark` names a suite of works and --only some of its works, and this name is not "
+        "among them.",
+        "`fullyconv benchmark` without a name lists the suites; the message lists their works.",
+    ),
+    "SEG-B002": Fault(
+        "The file cannot take the measurements",
+        "--out names a .json file, and rows are added to one that is there only if it was measured on the same machine "
+        "with as many threads: others must not stand in one table.",
+        "Name another file with --out.",
+    ),
     # D: datasets, images and masks
     "SEG-D001": Fault(
         "The path does not exist",
@@ -273,7 +286,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M006": Fault(
         "The number of classes does not fit",
-        "A network scores as many classes as its last layer has channels, which is not the number of classes here.",
+        "A network scores as many classes as its last layer has channels, which is not the number of classes here; or "
+        "there are more than the 65,535 that a mask of 16 bits can tell apart.",
         "Make a new model for this data; --pretrained RUN keeps the trunk's weights.",
     ),
     "SEG-M007": Fault(

@@ -13,6 +13,8 @@ from fullyconv.wording import counted
 Color = tuple[int, int, int]
 Raw = int | Color
 
+MOST_CLASSES = 65535  # whose indices, and the value to ignore, a mask of 16 bits holds
+
 
 def voc_color(index: int) -> Color:
     """The colour of one entry of PASCAL VOC's palette: the bits of the index, spread over red, green and blue."""
@@ -35,6 +37,10 @@ class LabelSet:
             If left out, raw value i is class i, and `ignore_index` is ignored.
         ignore_index: The mask value of pixels that are neither trained on nor scored. 255, or 65535 for a set too
             large to leave 255 free.
+
+    Raises:
+        FullyconvError: SEG-M006 for more classes than a mask can hold.
+        ValueError: For names, colours and a table that do not go together.
     """
 
     names: tuple[str, ...]
@@ -45,6 +51,8 @@ class LabelSet:
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError("a label set needs at least one class name")
+        if len(self.names) > MOST_CLASSES:
+            raise FullyconvError("SEG-M006", f"masks hold {MOST_CLASSES} classes at most, got {len(self.names)} names")
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"class names must differ, but these occur twice: {', '.join(twice)}")

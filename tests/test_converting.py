@@ -70,7 +70,7 @@ def test_kept_classes_are_scored_as_the_classifier_scores_them() -> None:
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 9, 6)).eval()
-    segmenter = fullyconv.convert(network, classes={"cat": [1, 4], "dog": [2]}, stride=8, size=(24, 24))
+    segmenter = fullyconv.convert(network, classes={"cat": [1, 4], "dog": 2}, stride=8, size=(24, 24))
     image = torch.rand(1, 3, 24, 24)
     logits = network((image - segmenter.model.mean) / segmenter.model.std)[0]
     scores = segmenter.model.scores(image)[0, :, 1, 1]
@@ -135,7 +135,10 @@ class Random(nn.Sequential):
         (["{file}:make", "--size", "24", "--classes", "{folder}/typo.json"], "SEG-M006", "'cat' must list .*got None"),
         (["{file}:make", "--classes", "{folder}/twice.json"], "SEG-D007", "has the key 'cat' twice"),
         (["{file}:make", "--size", "-5", "--classes", "2"], "SEG-U004", "--size must be at least 1, got -5"),
-        (["{file}:make", "--size", "24", "--classes", "0"], "SEG-M006", "must be 1 or more, or a file, got 0"),
+        (["{file}:make", "--size", "24", "--classes", "0"], "SEG-M006", "from 1 to 65535, or a file, got 0"),
+        (["{file}:make", "--size", "24", "--classes", "70000"], "SEG-M006", "from 1 to 65535, or a file, got 70000"),
+        (["{file}:make", "--size", "24", "--classes", "{folder}/number.json"], "SEG-M006", "there is no class 281"),
+        (["{file}:make", "--size", "24", "--classes", "{folder}/one.json"], "SEG-M006", "from.: .5.}} for old classes"),
         (["{file}:make", "--size", "24", "--mean", "0.5", "--classes", "2"], "SEG-U004", "must have 3 numbers, got 1"),
     ],
 )
@@ -143,6 +146,8 @@ def test_what_does_not_fit_is_refused_with_the_cure(words, code, reason, file: P
     (tmp_path / "colors.json").write_text('{"cat": [1, 2, 3]}')
     (tmp_path / "empty.json").write_text('{"cat": {"from": [1]}, "dog": {"from": []}}')
     (tmp_path / "typo.json").write_text('{"cat": {"form": [1]}}')
+    (tmp_path / "number.json").write_text('{"cat": 281}')
+    (tmp_path / "one.json").write_text('{"cat": 5, "dog": 2}')
     (tmp_path / "twice.json").write_text('{"cat": [1], "cat": [2]}')
     (tmp_path / "far.json").write_text('{"cat": [1, 7]}')
     filled = [word.format(file=file, folder=tmp_path) for word in words]
