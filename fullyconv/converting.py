@@ -17,7 +17,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.labels import MOST_CLASSES, LabelSet
 from fullyconv.models import FCN, Classifier, Upscoring, classifier, create, dense_form, fcn_over
 from fullyconv.models.classic import CLASSICS, in_geometry
-from fullyconv.models.classifiers import in_bands_of, native_size, settings_of
+from fullyconv.models.classifiers import in_bands_of, is_in_file, native_size, not_convertible, settings_of
 from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import read_weights
 from fullyconv.prediction import Segmenter
@@ -315,13 +315,13 @@ def _checked(origins: Mapping[str, Any], place: str) -> Origins:
 def _loaded(name: str, channels: int, pretrained: str) -> Classifier:
     """The classifier of a name, with the weights that are asked for."""
     # What a Python file or a local folder holds is trained as it is.
-    source = classifier(name, channels=channels, pretrained=pretrained == "hub" and ".py:" not in name)
+    source = classifier(name, channels=channels, pretrained=pretrained == "hub" and not is_in_file(name))
     if pretrained in ("hub", "none"):
         return source
     weights = read_weights(Path(pretrained))
     taken = transplant(source.network, weights.tensors)
     resized = [key for key in taken.missing if key in weights.tensors]  # the head, of another number of classes
-    if resized and ".py:" not in name:
+    if resized and not is_in_file(name):
         source = classifier(name, channels=channels, num_classes=len(weights.tensors[resized[-1]]))
         taken = transplant(source.network, weights.tensors)
     if taken.missing:
@@ -349,9 +349,7 @@ def _converted(
         trunk, finest = _trunk(dense, source, stride)
         graph = {"graph": _description(trunk, source)} if source.own else {}
     except NotConvertible as error:
-        raise FullyconvError(
-            "SEG-M002", f"{source.name} cannot be made fully convolutional: {error}; try resnet18 or convnext_atto"
-        ) from error
+        raise not_convertible(source, error) from error
     max_abs, relative = _difference(dense, images, expected)
     if not relative < EXACT:
         raise FullyconvError(
@@ -411,13 +409,24 @@ def _logits(source: Classifier, images: Tensor) -> Tensor:
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         reason = str(error).partition("\n")[0]
         raise FullyconvError(
-            "SEG-M002", f"{source.name} does not run on images of {shape} ({reason}); say their side with --size"
+            "SEG-M002",
+            f"{source.name} does not run on images of {shape} ({reason}); {_cure(source.network, images)}",
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise FullyconvError(
             "SEG-M002", f"{source.name} gives no logits (N, classes) for images of {shape}; make it return them alone"
         )
     return logits
+
+
+def _cure(network: nn.Module, images: Tensor) -> str:
+    """What would make a network run on images, by what it tells of itself."""
+    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
+    if first is not None and first.weight.dtype != images.dtype:
+        return f"its weights are {str(first.weight.dtype).removeprefix('torch.')}; make them float32 by .float()"
+    if first is not None and first.in_channels != images.shape[1]:
+        return f"its first layer reads {counted(first.in_channels, 'band')}; say --channels {first.in_channels}"
+    return "say their side with --size"
 
 
 def _trunk(dense: DenseClassifier | DenseTransformer, source: Classifier, stride: int | None) -> tuple[nn.Module, int]:

@@ -9,6 +9,7 @@ import torchvision
 from timm.layers import RmsNorm2d
 from torch import nn
 
+from fullyconv.errors import FullyconvError
 from fullyconv.models import classifier, create, dense_form, fcn_over
 from fullyconv.surgery import NotConvertible, build, convolutionalize, describe, trace
 
@@ -157,7 +158,7 @@ def test_the_only_map_stands_for_the_next_stride() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 7, 7), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     dense = convolutionalize(network, (28, 28))
     assert [int(grid.stride) for grid in trace(dense.trunk([8, 16, 32])).grids] == [7]
-    with pytest.raises(NotConvertible, match="at strides 7, not at 4; fcn8s is possible"):
+    with pytest.raises(NotConvertible, match="at strides 7, not at 4; fcn8s is possible, --stride 8"):
         dense.trunk([4, 8])
     with pytest.raises(NotConvertible, match="at strides 7, not at 16, 32; fcn8s is possible"):
         dense.trunk([16, 32])
@@ -235,6 +236,16 @@ class Masked(Plain):
         return super().forward(image if mask is None else image * mask.view(1, 1, 24, 24))
 
 
+class Attending(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.last = nn.MultiheadAttention(12, 2, batch_first=True), nn.Linear(12, 5)
+
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        cells = self.conv3(self.conv2(self.conv1(image))).flatten(2).transpose(1, 2)
+        return self.last(self.attention(cells, cells, cells)[0].mean(1))
+
+
 class Headless(Plain):
     def forward(self, image):  # type: ignore[no-untyped-def]
         return self.norm(self.hidden(self.conv3(self.conv2(self.conv1(image))).flatten(1)))
@@ -248,8 +259,9 @@ class Reordered(Plain):
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        (Branching, "its forward pass cannot be traced: symbolically traced variables cannot be used"),
-        (Mixing, "it cannot slide at its cumsum: cumsum is none of"),
+        (Branching, "forward pass cannot be traced, as what it computes depends on the image: symbolically traced"),
+        (Mixing, "it cannot slide at its cumsum behind layer conv3: cumsum is none of"),
+        (Attending, "it cannot slide at its getitem behind layer attention: getitem is none of"),
         (Masked, "does not run on 3 x 24 x 24: 'NoneType' object has no attribute 'view'"),
         (Headless, "layer norm ends it, not a linear layer that gives 20 classes"),
         (Reordered, "puts positions before channels"),
@@ -260,6 +272,18 @@ class Reordered(Plain):
 def test_what_cannot_slide_is_refused_with_the_place(network, reason: str) -> None:
     with pytest.raises(NotConvertible, match=reason):
         convolutionalize(network(), (24, 24))
+
+
+def test_a_layer_that_knows_the_size_of_its_map_is_named() -> None:
+    class Fixed(nn.Module):
+        def forward(self, image):  # type: ignore[no-untyped-def]
+            return 2 * image.view(-1, 8, 3, 3)
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 8, 1), Fixed(), nn.Flatten(), nn.Linear(72, 5))
+    with pytest.raises(
+        FullyconvError, match=r"SEG-M002 .*any size .layer 1: shape .*must follow the size of their maps"
+    ):
+        fcn_over(convolutionalize(network, 24).trunk([8]), 2)
 
 
 def test_a_network_of_one_size_is_refused() -> None:

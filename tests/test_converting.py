@@ -123,6 +123,7 @@ class Random(nn.Sequential):
         (["{file}:make", "--classes", "6"], "SEG-M002", "does not run on images of 3 x 224 x 224 .*--size"),
         (["{file}:number", "--classes", "6"], "SEG-M051", "gives int, not a torch.nn.Module"),
         (["{file}:none", "--classes", "6"], "SEG-M051", "gives no network .AttributeError"),
+        (["{file}", "--classes", "6"], "SEG-M051", "say which of its functions .*mine.py:make or .*mine.py:number$"),
         (["{file}x.py:make", "--classes", "6"], "SEG-M051", "does not exist; give file.py:function"),
         (["resnet81", "--classes", "6"], "SEG-M001", "resnet18"),
         (["torchvision:resnet81", "--classes", "6"], "SEG-M001", "resnet18"),
@@ -163,6 +164,25 @@ def test_a_conversion_that_changes_logits_is_refused() -> None:
     network = Random(nn.Conv2d(3, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(FullyconvError, match=r"SEG-M050.*differ by .* of the largest"):
         fullyconv.convert(network, classes=3, size=(8, 8), stride=8)
+
+
+@pytest.mark.parametrize(
+    ("network", "cure"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3)).half(), "float16; .* by .float"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3)), "reads 1 band; say --channels 1"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, 4, 1), nn.Flatten(), nn.Linear(4, 3)), "say their side with --size"),
+    ],
+)
+def test_a_network_that_does_not_run_is_told_why(network: nn.Module, cure: str) -> None:
+    with pytest.raises(FullyconvError, match=f"SEG-M002 .*does not run on images of 3 x 8 x 8 .*{cure}"):
+        fullyconv.convert(network, classes=2, size=8, stride=8)
+
+
+def test_a_network_of_ones_own_is_told_what_to_change() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3), nn.Unflatten(1, (3,)))
+    with pytest.raises(FullyconvError, match=r"layer 3: Unflatten mixes .* a head is made of .* dropout and linear$"):
+        fullyconv.convert(network, classes=2, size=8, stride=8)
 
 
 class Hooked(nn.Sequential):

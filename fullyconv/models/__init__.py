@@ -19,7 +19,15 @@ from fullyconv.geometry import Grid
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD, statistics
 from fullyconv.models.caffe import in_our_names, refuse_other_data
 from fullyconv.models.classic import CLASSICS, ClassicFCN, Geometry, in_geometry, torchvision_names
-from fullyconv.models.classifiers import HUBS, Classifier, classifier, in_bands, renamed
+from fullyconv.models.classifiers import (
+    HUBS,
+    Classifier,
+    classifier,
+    in_bands,
+    is_in_file,
+    not_convertible,
+    renamed,
+)
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
 from fullyconv.models.foreign import foreign, is_foreign
 from fullyconv.models.streams import LateFusion
@@ -134,7 +142,7 @@ def create(
         raise FullyconvError(
             "SEG-M002", f"Caffe's geometry is that of {', '.join(CLASSICS)}, not of {trunk_name}; use --geometry same"
         )
-    if trunk_name.startswith(HUBS) or ".py:" in trunk_name:
+    if trunk_name.startswith(HUBS) or is_in_file(trunk_name):
         raise FullyconvError(
             "SEG-M001",
             f"{name} is not built by name, as its files may change or run code; convert it first: fullyconv convert "
@@ -147,9 +155,7 @@ def create(
             strides, CLASSICS[trunk_name].taps if trunk_name in CLASSICS else None
         )
     except NotConvertible as error:
-        raise FullyconvError(
-            "SEG-M002", f"{trunk_name} cannot be made fully convolutional: {error}; try resnet18 or convnext_atto"
-        ) from error
+        raise not_convertible(source, error) from error
     placed = in_geometry(trunk, geometry) if trunk_name in CLASSICS else trunk
     return fcn_over(placed, num_classes, geometry=geometry, **settings)
 
@@ -200,7 +206,9 @@ def fcn_over(
     except (ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FullyconvError(
-            "SEG-M002", f"the network does not take images of any size ({reason}); try resnet18 or convnext_atto"
+            "SEG-M002",
+            f"the network does not take images of any size ({reason}); its layers must follow the size of their maps, "
+            "as those of resnet18 and convnext_atto do",
         ) from error
     rgb = channels == 3
     options |= {

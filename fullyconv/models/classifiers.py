@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from fullyconv.errors import FullyconvError
 from fullyconv.means import IMAGENET_STD
 from fullyconv.models.classic import CLASSICS, ClassicNet, torchvision_names
-from fullyconv.surgery import transplant, with_bands
+from fullyconv.surgery import NotConvertible, transplant, with_bands
 
 SIZE = (224, 224)  # of the images that a classifier is for, where it does not say
 HUBS = ("hf-hub:", "local-dir:")
@@ -60,20 +61,26 @@ def classifier(name: str, *, channels: int = 3, pretrained: bool = False, num_cl
         FullyconvError: SEG-M001 for an unknown name, SEG-M003 if the weights cannot be fetched, SEG-M051 if a Python
             file gives no network.
     """
+    in_file = is_in_file(name)
     if name in CLASSICS:
         network, size = _classic(name, channels, pretrained), (CLASSICS[name].size,) * 2
     elif name.startswith("torchvision:"):
         network, size = _torchvisions(name.removeprefix("torchvision:"), pretrained, num_classes), SIZE
-    elif ".py:" in name:
+    elif in_file:
         network, size = _of_file(name), SIZE
     else:
         bare = name.removeprefix("timm:")
         network, size = _timms(bare, channels, pretrained, num_classes), SIZE
         name = name if bare in CLASSICS else bare
-    own = ".py:" in name or name.startswith(HUBS)
+    own = in_file or name.startswith(HUBS)
     return Classifier(
-        Path(name).name if ".py:" in name else name, in_bands_of(network, channels), native_size(network, size), own
+        Path(name).name if in_file else name, in_bands_of(network, channels), native_size(network, size), own
     )
+
+
+def is_in_file(name: str) -> bool:
+    """Whether a classifier is what a function of a Python file gives: `file.py:function`."""
+    return ".py:" in f"{name}:"
 
 
 def native_size(network: nn.Module, size: tuple[int, int] = SIZE) -> tuple[int, int]:
@@ -125,9 +132,13 @@ def _torchvisions(name: str, pretrained: bool, num_classes: int | None) -> nn.Mo
 
 def _of_file(name: str) -> nn.Module:
     """The network that a function of a Python file gives."""
-    path, _, function = name.rpartition(":")
+    path, _, function = name.rpartition(":") if ".py:" in name else (name, "", "")
     if not Path(path).is_file():
         raise FullyconvError("SEG-M051", f"{path} does not exist; give file.py:function")
+    if not function:
+        names = re.findall(r"^def (\w+)\(\)", Path(path).read_text(encoding="utf-8"), re.MULTILINE)
+        found = f", such as {' or '.join(f'{path}:{each}' for each in names[:3])}" if names else ""
+        raise FullyconvError("SEG-M051", f"{path} is a file; say which of its functions gives the network{found}")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec
     assert spec.loader
@@ -194,6 +205,12 @@ def in_bands(source: Mapping[str, Tensor], network: nn.Module, channels: int) ->
         return with_bands(tensor, channels)
 
     return {name: fitted(name, tensor) for name, tensor in source.items()}
+
+
+def not_convertible(source: Classifier, error: NotConvertible) -> FullyconvError:
+    """SEG-M002: a classifier that cannot slide; the error says what would have to change in it."""
+    others = "" if source.own else "; try resnet18 or convnext_atto"
+    return FullyconvError("SEG-M002", f"{source.name} cannot be made fully convolutional: {error}{others}")
 
 
 def unreachable(name: str, error: Exception) -> FullyconvError:

@@ -97,8 +97,9 @@ class DenseTransformer(nn.Module):
             NotConvertible: For a finer stride.
         """
         if min(strides) < self.map.patch:
+            possible = 16 if self.map.patch <= 16 else 32
             raise NotConvertible(
                 f"it keeps one stride, {self.map.patch}, throughout, as transformers do; "
-                f"fcn{16 if self.map.patch <= 16 else 32}s is possible"
+                f"fcn{possible}s is possible, --stride {possible}"
             )
         return self.map

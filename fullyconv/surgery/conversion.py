@@ -101,7 +101,7 @@ class DenseClassifier(nn.Module):
             possible = min((stride for stride in (4, 8, 16) if stride >= coarsest), default=32)
             raise NotConvertible(
                 f"it has maps at strides {', '.join(map(str, sorted(taps)))}, "
-                f"not at {', '.join(map(str, missing or strides))}; fcn{possible}s is possible"
+                f"not at {', '.join(map(str, missing or strides))}; fcn{possible}s is possible, --stride {possible}"
             )
         wanted = [taps[stride] for stride in sorted(meant)]
         return cut(network, wanted)

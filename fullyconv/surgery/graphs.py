@@ -10,7 +10,7 @@ from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from timm.models.vgg import ConvMlp as HiddenLayers
 from torch import Tensor, fx, nn
 
-from fullyconv.surgery.tracing import blueprint, place_of, watched
+from fullyconv.surgery.tracing import blueprint, place_of, scope_of, watched
 
 Size = tuple[int, int]
 
@@ -63,7 +63,9 @@ def traced(classifier: nn.Module) -> fx.GraphModule:
         network = fx.GraphModule(classifier, graph, type(classifier).__name__)
     except Exception as error:  # whatever a forward pass may raise when it is handed a stand-in for a tensor
         where = f"layer {tracer.failed}" if tracer.failed else "its forward pass"
-        raise NotConvertible(f"{where} cannot be traced: {_first_line(error)}") from error
+        raise NotConvertible(
+            f"{where} cannot be traced, as what it computes depends on the image: {_first_line(error)}"
+        ) from error
     finally:
         classifier.train(training)
     for node in graph.nodes:
@@ -137,17 +139,14 @@ def function_of(network: fx.GraphModule, node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def scope_of(node: fx.Node) -> tuple[str, ...]:
-    """The path of the module that a node runs in, which is the layer's own for a layer."""
-    if node.op == "call_module":
-        return tuple(str(node.target).split("."))
-    paths = list(node.meta.get("nn_module_stack", {}).values())
-    return tuple(paths[-1][0].split(".")) if paths else ()
-
-
 def named(node: fx.Node) -> str:
-    """How to call a node in a message: by the layer that it is or runs in."""
-    return f"layer {'.'.join(scope_of(node))}" if scope_of(node) else f"its {node.name}"
+    """How to call a node in a message: by the layer that it is or runs in, or else the last one before it."""
+    if scope_of(node):
+        return f"layer {'.'.join(scope_of(node))}"
+    source = node
+    while source.all_input_nodes and not scope_of(source):
+        source = source.all_input_nodes[0]
+    return f"its {node.name}" + (f" behind layer {'.'.join(scope_of(source))}" if scope_of(source) else "")
 
 
 def ancestors(node: fx.Node) -> set[fx.Node]:

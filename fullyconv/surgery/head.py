@@ -54,6 +54,7 @@ _CELLWISE = (
     ),
 )
 _OVER_CLASSES = ("softmax", "log_softmax", "Softmax", "LogSoftmax", "cat", "normalize")
+_PARTS = "pool, flatten, norm, activation, dropout and linear"
 _CELLWISE_MODULES = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "timm.layers.activations")
 
 
@@ -169,14 +170,14 @@ class Head:
         sources = [source for source in node.all_input_nodes if source in self.windows]
         function = function_of(self.network, node)
         if not sources:
-            raise self._refusal(node, f"{function} is none of pool, flatten, norm, activation, dropout and linear")
+            raise self._refusal(node, f"{function} is none of {_PARTS}, of which a head is made")
         source, value = sources[0], self.values[node]
         window, before = self.windows[source], self.values[source]
         cells, share = prod(window), before.shape.numel() // value.shape.numel()
         if len(sources) == 1 and function in _RESHAPES and share == 1:
             channels = before.shape.numel() // cells
             if cells > 1 and len(value.shape) == 2 and before.shape[1] not in (channels, before.shape.numel()):
-                raise self._refusal(node, f"{function} puts positions before channels")
+                raise self._refusal(node, f"{function} puts positions before channels; flatten maps (N, C, H, W)")
             self._replace(node, source, value, window)
         elif len(sources) == 1 and function in (*_AVERAGES, *_MAXIMA) and share == cells:
             self._replace(node, self._sliding_pool(node, source, window, function in _AVERAGES), value, (1, 1))
@@ -188,7 +189,7 @@ class Head:
         elif function in _CELLWISE and len({self.windows[each] for each in sources}) == 1:
             self.windows[node] = window
         else:
-            raise self._refusal(node, f"{function} is none of pool, flatten, norm, activation, dropout and linear")
+            raise self._refusal(node, f"{function} is none of {_PARTS}, of which a head is made")
 
     def _rewrite_layer(self, node: fx.Node, source: fx.Node, window: Size) -> None:
         name = str(node.target)
@@ -212,7 +213,9 @@ class Head:
         elif isinstance(layer, nn.Softmax | nn.LogSoftmax) and window == (1, 1):
             self._put(name, type(layer)(dim=1))
         elif not self._cellwise(layer, window, self.values[source]):
-            raise self._refusal(node, f"{type(layer).__name__} mixes positions, or reads no such map")
+            raise self._refusal(
+                node, f"{type(layer).__name__} mixes positions, or reads no such map; a head is made of {_PARTS}"
+            )
 
     def _cellwise(self, layer: nn.Module, window: Size, before: Value) -> bool:
         """Whether a layer may stay: it works number by number, or on the channels of one cell of a map."""

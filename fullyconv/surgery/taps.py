@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from fullyconv.surgery.graphs import Size, Value, ancestors, channels_last, scope_of, survey, turned
+from fullyconv.surgery.graphs import Size, Value, ancestors, channels_last, survey, turned
+from fullyconv.surgery.tracing import scope_of
 
 
 def taps_of(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from fullyconv.geometry import Grid
@@ -111,7 +111,8 @@ def watched(
     image = torch.zeros(1, channels, *size, **_numbers_of(network))
     _mark(image, Grid(), size)
     with _running_layers(network) as layers, GridMode(layers) as watch:
-        return function(image), watch
+        run = _Steps(network, layers).run if function is network and isinstance(network, fx.GraphModule) else function
+        return run(image), watch
 
 
 def _numbers_of(module: object) -> dict[str, Any]:
@@ -139,13 +140,36 @@ def _running_layers(module: object) -> Iterator[list[str]]:
     ]
     try:
         yield names
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError) as error:
         if names[-1]:
-            raise ValueError(f"layer {names[-1]}: {error}") from error
+            raise ValueError(f"layer {names[-1]}: {str(error) or type(error).__name__}") from error
         raise
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class _Steps(fx.Interpreter):
+    """Runs a graph node by node: its functions, too, run in the layer that called them."""
+
+    def __init__(self, network: fx.GraphModule, layers: list[str]) -> None:
+        super().__init__(network)
+        self.layers = layers
+        self.extra_traceback = False  # the layer's name says where
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.layers.append(".".join(scope_of(n)))
+        result = super().run_node(n)
+        self.layers.pop()
+        return result
+
+
+def scope_of(node: fx.Node) -> tuple[str, ...]:
+    """The path of the module that a node runs in, which is the layer's own for a layer."""
+    if node.op == "call_module":
+        return tuple(str(node.target).split("."))
+    paths = list(node.meta.get("nn_module_stack", {}).values())
+    return tuple(paths[-1][0].split(".")) if paths else ()
 
 
 @dataclass(frozen=True)
