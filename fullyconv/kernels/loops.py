@@ -8,45 +8,18 @@ output with another, so slabs run in any order on any number of threads and the 
 All arrays are C-contiguous; float32 unless a docstring says otherwise. `K` classes, `h x w` cells, `H x W` pixels.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
-from numba.extending import intrinsic
 
-Array = np.ndarray[Any, Any]
-Function = TypeVar("Function", bound=Callable[..., Any])
+from fullyconv.kernels.compiling import Array, compiled, compiled_once, instruction
 
 LANES = 64
 """Columns of a block. 32, 64 and 128 are as fast for 11, 21 and 150 classes; 16 takes twice the time."""
 
 ZERO, ONE = np.float32(0), np.float32(1)
-
-
-def compiled(function: Function) -> Function:
-    """The function as machine code that may fuse a multiply with an add, but neither reorders sums nor ignores NaN."""
-    plain: Any = inspect.unwrap(function)  # without the run-time type checks that the tests wrap around it
-    jitted: Any = numba.njit(plain, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
-    return jitted  # type: ignore[no-any-return]
-
-
-def instruction(function: Callable[..., Any]) -> Any:
-    """A function whose LLVM instructions are given: `function` returns its signature and their generator."""
-    return intrinsic(function)
-
-
-def compiled_once(function: Function) -> Function:
-    """As `compiled`, and kept on disk: beside the module, or else in the user's cache directory, or else nowhere."""
-    jitted: Any = compiled(function)
-    try:
-        jitted.enable_caching()
-    except RuntimeError:  # numba found no directory that it may write to
-        return compiled(function)
-    return jitted  # type: ignore[no-any-return]
 
 
 # Exponential and logarithm from multiplications and additions only, so that the loops around them vectorise: numba
