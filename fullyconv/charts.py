@@ -199,6 +199,34 @@ def comparison(rows: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, A
     return figure
 
 
+def ratios(rows: Sequence[Mapping[str, Any]]) -> "Figure":
+    """How many times as fast as a peer each work is: a dot with the range of its turns, and a mark for the target.
+
+    Args:
+        rows: work, against, ratio, spread, and target, which holds least or is None; the first one on top.
+    """
+    figure = _figure(9.5, 1.2 + 0.3 * len(rows))
+    axes = figure.subplots()
+    places = list(range(len(rows)))[::-1]
+    for place, row in zip(places, rows, strict=True):
+        axes.plot(row["spread"], [place, place], color=ACCENT, linewidth=3, alpha=0.35, solid_capstyle="round")
+    axes.plot([row["ratio"] for row in rows], places, "o", color=ACCENT, markersize=6, label="measured, and its range")
+    aims = [(row["target"]["least"], place) for row, place in zip(rows, places, strict=True) if row["target"]]
+    if aims:
+        axes.plot(*zip(*aims, strict=True), "|", color=SECOND, markersize=13, markeredgewidth=2, label="at least")
+    axes.axvline(1, color=INK, linewidth=0.9)
+    axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
+    axes.set_yticks(places, [f"{row['work']}\nagainst {row['against']}" for row in rows], fontsize=7)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_title("times as fast as the peer", loc="left", fontsize=11)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    _without_box(axes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
 def _dots(axes: "Axes", rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> None:
     """One measure: each label's repetitions, their mean, and what others say; the first label on top."""
     places = {label: place for place, label in enumerate(reversed(labels))}

@@ -29,7 +29,7 @@ FLOORS = (
     ("report",),
     ("evaluation",),
     ("exporting", "training"),
-    ("experiments",),
+    ("benchmark", "experiments"),
     ("cli",),
     ("__main__",),
 )
@@ -45,6 +45,7 @@ PROMISED = {
     "convert": {"CLASSIFIER", "--classes", "--out", "--stride", "--pretrained"},
     "import": {"FILE", "--as", "--out", "--classes"},
     "export": {"MODEL", "--format", "--precision", "--verify", "--calibrate", "--output", "--out"},
+    "benchmark": {"SUITE", "--repeats", "--out", "--quick"},
     "reproduce": {"NAME", "--data", "--minutes", "--out"},
     "explain": {"CODE"},
 }

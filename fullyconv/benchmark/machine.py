@@ -1,0 +1,97 @@
+"""What this machine can do at best: the limit that every measurement is held against."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from fullyconv import timing
+
+Precision = Literal["float32", "bfloat16", "int8"]
+
+TURNS = 5  # the best of them counts: a limit is what the machine can do, not what it does on a busy day
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes, and its measured peaks.
+
+    Args:
+        name: Processor, cores, threads and PyTorch's version.
+        operations: Most operations a second by precision, a multiply-add being two: the better of a matrix product and
+            a convolution.
+        copied: Most bytes a second that a copy reads and writes, both counted.
+    """
+
+    name: str
+    operations: Mapping[Precision, float]
+    copied: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a work cannot do without.
+
+    Args:
+        operations: A multiply-add is two.
+        bytes: Read from memory or written to it.
+        precision: Of the operations.
+    """
+
+    operations: float = 0.0
+    bytes: float = 0.0
+    precision: Precision = "float32"
+
+    def milliseconds(self, machine: Machine) -> float:
+        """The least time that the machine's peaks allow."""
+        return 1000 * max(self.operations / machine.operations[self.precision], self.bytes / machine.copied)
+
+
+def measured(quick: bool = False) -> Machine:
+    """This machine, by its present number of threads.
+
+    Args:
+        quick: On arrays so small that the peaks are not reached.
+    """
+    side = 256 if quick else 2048
+    operations: dict[Precision, float] = {
+        "float32": max(_product(torch.float32, side), _convolution(torch.float32, side)),
+        "bfloat16": max(_product(torch.bfloat16, side), _convolution(torch.bfloat16, side)),
+        "int8": _product_int8(side),
+    }
+    source = torch.zeros(2**20 if quick else 2**28, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return Machine(timing.machine(), operations, _best(partial(target.copy_, source), 2 * source.numel()))
+
+
+def best_of(one: Machine, other: Machine) -> Machine:
+    """One machine, measured twice."""
+    operations = {name: max(speed, other.operations[name]) for name, speed in one.operations.items()}
+    return Machine(one.name, operations, max(one.copied, other.copied))
+
+
+def _product(dtype: torch.dtype, side: int) -> float:
+    matrix = torch.rand(side, side).to(dtype)
+    return _best(partial(torch.mm, matrix, matrix), 2 * side**3)
+
+
+def _product_int8(side: int) -> float:
+    matrix = torch.randint(-128, 128, (side, side), dtype=torch.int8)
+    return _best(partial(torch._int_mm, matrix, matrix), 2 * side**3)
+
+
+def _convolution(dtype: torch.dtype, side: int) -> float:
+    """3 x 3 on an eighth of the channels that a product has, and as many cells."""
+    channels, cells = side // 8, 96
+    image = torch.rand(1, channels, cells, cells).to(dtype, memory_format=torch.channels_last)
+    weight = torch.rand(channels, channels, 3, 3).to(dtype, memory_format=torch.channels_last)
+    return _best(partial(F.conv2d, image, weight, padding=1), 2 * 9 * channels**2 * cells**2)
+
+
+def _best(work: Callable[[], object], amount: float) -> float:
+    """The amount that the work does a second, at its fastest."""
+    seconds = timing.interleaved({"work": work}, seconds=0, least=TURNS)["work"]
+    return amount / min(seconds)

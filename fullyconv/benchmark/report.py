@@ -1,0 +1,215 @@
+"""What a benchmark found: kept as JSON, told as text, as a page, and as a chart."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fullyconv import charts
+from fullyconv.benchmark.comparing import Row, Target
+from fullyconv.benchmark.machine import Cost, Machine, best_of
+from fullyconv.benchmark.suites import SUITES
+from fullyconv.errors import FullyconvError
+
+HEADINGS = (
+    "work",
+    "against",
+    "ours, ms",
+    "theirs, ms",
+    "ratio (range)",
+    "at least / aim",
+    "memory, MB",
+    "limit, ms",
+    "alike",
+)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A work whose peer is not installed."""
+
+    suite: str
+    work: str
+    against: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows of one suite or of several.
+
+    Args:
+        suite: Its name; `all` for several.
+        rows: In the order of the suites.
+        machine: That they were measured on.
+        skipped: What could not be measured.
+    """
+
+    suite: str
+    rows: tuple[Row, ...]
+    machine: Machine
+    skipped: tuple[Skipped, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"suite", "rows": [{"work", "ours", "peer", "ratio", "spread", "memory", "peak_fraction", ...}], "machine",
+        "skipped"}`; times are milliseconds, memory is megabytes of ours and of the peer."""
+        return {
+            "suite": self.suite,
+            "rows": [self._row(row) for row in self.rows],
+            "machine": asdict(self.machine),
+            "skipped": [asdict(each) for each in self.skipped],
+        }
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        limit = row.limit(self.machine)
+        return {**asdict(row), "limit": limit, "peak_fraction": limit / row.ours, "met": row.met}
+
+    def joined(self, earlier: "Report", *, whole: Sequence[str]) -> "Report":
+        """These rows and the earlier ones that they do not replace.
+
+        Args:
+            earlier: Of the same machine.
+            whole: Suites of which no earlier row remains.
+        """
+        rows = {(row.suite, row.work, row.against): row for row in earlier.rows if row.suite not in whole}
+        rows |= {(row.suite, row.work, row.against): row for row in self.rows}
+        ordered = sorted(rows.values(), key=lambda row: list(SUITES).index(row.suite))
+        skipped = [each for each in earlier.skipped if each.suite not in whole]
+        return Report(
+            self.suite if len({row.suite for row in ordered}) == 1 else "all",
+            tuple(ordered),
+            best_of(self.machine, earlier.machine),
+            tuple(dict.fromkeys((*skipped, *self.skipped))),
+        )
+
+    def write(self, file: Path) -> None:
+        """Writes the JSON, and beside it the page and the chart under the same name."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        file.with_suffix(".md").write_text(page(self, file), encoding="utf-8")
+        if self.rows:
+            charts.save(charts.ratios(self.to_json()["rows"]), file.with_suffix(".png"))
+
+    def __str__(self) -> str:
+        lines = [line for row in self.rows for line in _told(row, self.machine)]
+        lines += [f"{each.work}: skipped, {each.against} is not installed" for each in self.skipped]
+        return "\n".join([self.machine.name, _peaks(self.machine), "", *lines])
+
+
+def read(file: Path) -> Report:
+    """What `Report.write` wrote.
+
+    Raises:
+        FullyconvError: SEG-B002 for any other file.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        rows = tuple(map(_row_of, values["rows"]))
+        skipped = tuple(Skipped(**{**each, "missing": tuple(each["missing"])}) for each in values["skipped"])
+        return Report(values["suite"], rows, Machine(**values["machine"]), skipped)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FullyconvError("SEG-B002", f"{file} is there and no benchmark; name another file with --out") from error
+
+
+def _row_of(values: dict[str, Any]) -> Row:
+    target = None if values["target"] is None else Target(**values["target"])
+    memory = None if values["memory"] is None else tuple(values["memory"])
+    made = {"cost": Cost(**values["cost"]), "target": target, "memory": memory, "spread": tuple(values["spread"])}
+    return Row(**{**{name: values[name] for name in Row.__dataclass_fields__}, **made})
+
+
+# As text -------------------------------------------------------------------------------------------------------------
+
+
+def _told(row: Row, machine: Machine) -> list[str]:
+    """A row for the terminal."""
+    facts = [f"limit {_number(row.limit(machine))} ms ({_reached(row, machine)} reached)"]
+    facts += [f"{_memory(row)} MB"] if row.memory else []
+    facts += [alike] if (alike := _alike(row)) else []
+    facts += [f"target {_target(row)}: {'met' if row.met else 'missed'}"] if row.target else []
+    times = f"{_number(row.ours)} ms against {_number(row.peer)} ms of {row.against}: {_ratio(row)}"
+    return [row.work, f"  {times}", f"  {'; '.join(facts)}"]
+
+
+def _peaks(machine: Machine) -> str:
+    speeds = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in machine.operations.items())
+    return f"peaks: {speeds} billion operations a second; copy {machine.copied / 1e9:.0f} GB/s"
+
+
+def page(report: Report, file: Path) -> str:
+    """The report as Markdown.
+
+    Args:
+        report: What is told.
+        file: Where its JSON stands; the chart stands beside it.
+    """
+    sections = [_section(suite, [row for row in report.rows if row.suite == suite], report.machine) for suite in SUITES]
+    met = [row for row in report.rows if row.met]
+    missed = [row for row in report.rows if row.met is False]
+    parts = [
+        "# Speed",
+        f"Written by `fullyconv benchmark all --out {file.name}`: {report.machine.name}; {_peaks(report.machine)}.",
+        "Ours and the peer run in turn, A B A B, in one process; times are medians, the ratio is the median of the "
+        "turns' ratios, with the least and the greatest. Memory is the peak of one call above the level before it, "
+        "ours / theirs. The limit is what the work cannot do without, operations or bytes, over the machine's measured "
+        "peaks; beside it stands the share of that peak which ours reaches. Alike says how many labels are the same, "
+        "or how far other numbers differ, over the largest of them.",
+        f"Of {len(met) + len(missed)} rows with a target, {len(met)} reach it.",
+        f"![Ratios]({file.with_suffix('.png').name})",
+        *sections,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _section(suite: str, rows: Sequence[Row], machine: Machine) -> str:
+    """A table of the rows of a suite, with what its docstring says."""
+    if not rows:
+        return ""
+    title, _, rest = (SUITES[suite].__doc__ or "").partition("\n\n")
+    lines = [HEADINGS, ("---",) * 2 + ("---:",) * (len(HEADINGS) - 2), *(_cells(row, machine) for row in rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    parts = [f"## {suite}", _paragraph(title), _paragraph(rest), table]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _paragraph(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cells(row: Row, machine: Machine) -> tuple[str, ...]:
+    limit = f"{_number(row.limit(machine))} ({_reached(row, machine)})"
+    ratio = f"**{_ratio(row)}**" if row.met else _ratio(row)
+    memory = _memory(row) if row.memory else ""
+    times = (_number(row.ours), _number(row.peer))
+    return row.work, row.against, *times, ratio, _target(row), memory, limit, _alike(row)
+
+
+def _ratio(row: Row) -> str:
+    return f"{row.ratio:.3g}x ({row.spread[0]:.3g} to {row.spread[1]:.3g})"
+
+
+def _target(row: Row) -> str:
+    if row.target is None:
+        return ""
+    most = f", 1/{1 / row.target.memory:.0f} MB" if row.target.memory else ""
+    most = f", {row.target.megabytes:g} MB" if row.target.megabytes else most
+    return f"{row.target.least:g}x" + (f" / {row.target.aim:g}x" if row.target.aim else "") + most
+
+
+def _memory(row: Row) -> str:
+    return " / ".join(_number(side) for side in row.memory or ())
+
+
+def _reached(row: Row, machine: Machine) -> str:
+    return f"{100 * row.limit(machine) / row.ours:.2g} %"
+
+
+def _alike(row: Row) -> str:
+    told = [f"{100 * row.agreement:.7g} %"] if row.agreement is not None else []
+    told += [f"{row.difference:.1e}"] if row.difference is not None else []
+    return ", ".join(told)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"

@@ -1,0 +1,43 @@
+"""Label maps from coarse scores."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fullyconv.benchmark.comparing import Sides, Target, Work
+from fullyconv.benchmark.inputs import Size, noise_scores, smooth_scores
+from fullyconv.benchmark.machine import Cost
+from fullyconv.kernels import upsample_argmax
+
+KINDS = {"smooth": (smooth_scores, Target(50, 100, memory=1 / 50)), "white noise": (noise_scores, Target(12, 20))}
+
+
+def works(quick: bool) -> list[Work]:
+    """Label maps from coarse scores, which networks end with."""
+    size = (64, 128) if quick else (1024, 2048)
+    return [
+        Work(
+            f"label map, K={classes}, {size[0]}x{size[1]}, {kind}",
+            "torch interpolate, argmax",
+            partial(_label_map, make, classes, size),
+            target=target,
+        )
+        for classes in (21, 150)
+        for kind, (make, target) in KINDS.items()
+    ]
+
+
+def _label_map(make: Callable[..., Tensor], classes: int, size: Size) -> Sides:
+    scores = make(1, classes, size[0] // 8, size[1] // 8)
+    return Sides(
+        partial(upsample_argmax, scores, size),
+        partial(interpolated_argmax, scores, size),
+        Cost(bytes=scores.nbytes + size[0] * size[1]),
+    )
+
+
+def interpolated_argmax(scores: Tensor, size: Size) -> Tensor:
+    """The label map as everybody makes it."""
+    return F.interpolate(scores, size=size, mode="bilinear").argmax(1)
