@@ -18,6 +18,7 @@ from fullyconv.models import FCN, create
 
 FORMAT = 1
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
+RUNTIME = "runtime.json"  # what was found the fastest for the model on which machine; made later, and not by `save`
 
 # What `save` itself writes into config.json; all else are facts, which come from its caller and outlive it.
 OWN = ("format", "architecture", "labels", "heads", "preprocessing", "geometry", "versions")
@@ -105,11 +106,7 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
     Raises:
         FullyconvError: SEG-M010 if there is no model folder, SEG-M011 if a file is damaged or does not fit.
     """
-    # `.model.old` stands alone only after a kill in the instant between the two renames of `replace_folder`.
-    inner = (folder, folder / "model", folder / ".model.old")
-    place = next((candidate for candidate in inner if (candidate / CONFIG).is_file()), None)
-    if place is None:
-        raise FullyconvError("SEG-M010", _no_model(folder))
+    place = place_of(folder)
     try:
         config: dict[str, Any] = json.loads((place / CONFIG).read_text(encoding="utf-8"))
         labels = LabelSet.from_dict(config["labels"])
@@ -126,9 +123,23 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
     return model.eval(), labels, config
 
 
+def place_of(folder: Path) -> Path:
+    """The model folder that is meant: the folder itself, or a run folder's best.
+
+    Raises:
+        FullyconvError: SEG-M010 if there is none.
+    """
+    # `.model.old` stands alone only after a kill in the instant between the two renames of `replace_folder`.
+    inner = (folder, folder / "model", folder / ".model.old")
+    place = next((candidate for candidate in inner if (candidate / CONFIG).is_file()), None)
+    if place is None:
+        raise FullyconvError("SEG-M010", _no_model(folder))
+    return place
+
+
 def _refuse_foreign(folder: Path) -> None:
     held = {item.name for item in folder.iterdir()} if folder.is_dir() else set()
-    foreign = sorted(held - {WEIGHTS, CONFIG, README})
+    foreign = sorted(held - {WEIGHTS, CONFIG, README, RUNTIME})
     if folder.is_file() or foreign:
         shown = ", ".join(foreign[:3]) or "it is a file"
         raise FullyconvError(

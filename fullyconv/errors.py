@@ -387,6 +387,12 @@ FAULTS: dict[str, Fault] = {
         "Tiles must start where the coarsest map has its cells, so their side is a multiple of its stride.",
         "Take the size that the message offers, or auto.",
     ),
+    "SEG-P020": Fault(
+        "The runtime cannot compute this network",
+        "Packed layers need a graph of the network, ONNX Runtime and OpenVINO one for images of every size, compiling "
+        "a C++ compiler; and on a GPU, PyTorch computes.",
+        "Leave --runtime out, or give --runtime torch, which computes every network.",
+    ),
     # R: reproducing the paper
     "SEG-R001": Fault(
         "There is no such experiment",
@@ -539,10 +545,10 @@ FAULTS: dict[str, Fault] = {
     ),
     # X: export
     "SEG-X001": Fault(
-        "The format has no such precision",
+        "There is no such precision",
         "Not every runtime can compute in every precision: ONNX Runtime has no bf16 convolutions on the CPU, and "
-        "torch.export no int8 of its own.",
-        "Take the format or the precision that the message names.",
+        "torch.export no int8 of its own. Nor does every processor compute in bf16.",
+        "Take the format, the runtime or the precision that the message names.",
     ),
     "SEG-X002": Fault(
         "int8 and images to calibrate it on go together",

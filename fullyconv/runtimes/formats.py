@@ -40,13 +40,23 @@ def refuse_impossible(format: Format, precision: Precision) -> None:
         raise FullyconvError(
             "SEG-X001", f"--format {format} has no --precision {precision}: {REFUSED[format, precision]}"
         )
-    needed = [*NEEDED[format], *(["nncf"] if (format, precision) == ("openvino", "int8") else [])]
-    for package in needed:
+    require(format, *(["nncf"] if (format, precision) == ("openvino", "int8") else []))
+
+
+def require(format: Format, *more: str, option: str = "--format") -> None:
+    """Raises SEG-U009 if a package is missing that a format's runtime needs.
+
+    Args:
+        format: The format, which is also the name of its extra.
+        more: Packages that are needed besides.
+        option: What asked for the format, to tell the user.
+    """
+    for package in (*NEEDED[format], *more):
         try:
             import_module(package)
         except ImportError:
             raise FullyconvError(
-                "SEG-U009", f"--format {format} needs {package}; install it: pip install 'fullyconv[{format}]'"
+                "SEG-U009", f"{option} {format} needs {package}; install it: pip install 'fullyconv[{format}]'"
             ) from None
 
 

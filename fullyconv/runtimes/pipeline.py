@@ -25,11 +25,11 @@ class Pipeline(nn.Module):
 
     Args:
         model: A copy of it is computed with, on the CPU.
-        output: `labels`, class indices in the smallest unsigned type, or `logits`.
+        output: `labels`, class indices in the smallest unsigned type, `logits`, or the coarse `scores`.
         bf16: Whether convolutions compute in bfloat16.
     """
 
-    def __init__(self, model: FCN, *, output: Output, bf16: bool = False) -> None:
+    def __init__(self, model: FCN, *, output: Output | Literal["scores"], bf16: bool = False) -> None:
         super().__init__()
         plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
         self.model: FCN = plain.requires_grad_(False)
@@ -38,7 +38,7 @@ class Pipeline(nn.Module):
         self.eval()
 
     def forward(self, image: Shaped[Tensor, "n height width c"]) -> Tensor:
-        """Labels `(N, H, W)`, or logits `(N, K, H, W)` in float32, of images `(N, H, W, C)`.
+        """Labels `(N, H, W)`, or logits `(N, K, H, W)` or scores `(N, K, h, w)` in float32, of images `(N, H, W, C)`.
 
         Args:
             image: uint8, or float in [0, 1].
@@ -46,8 +46,8 @@ class Pipeline(nn.Module):
         bands_first = image.permute(0, 3, 1, 2)
         pixels = bands_first.float() / 255 if image.dtype == torch.uint8 else bands_first
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            logits: Tensor = self.model(pixels)
-        return logits if self.output == "logits" else logits.argmax(1).to(label_dtype(self.model.num_classes))
+            values: Tensor = self.model.scores(pixels).float() if self.output == "scores" else self.model(pixels)
+        return values.argmax(1).to(label_dtype(self.model.num_classes)) if self.output == "labels" else values
 
     def example(self, count: int, height: int, width: int, pixels: Pixels) -> Tensor:
         """Images of noise, the same in every run."""

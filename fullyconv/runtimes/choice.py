@@ -1,0 +1,146 @@
+"""The fastest runtime of a network on this machine: found side by side, and remembered in the model folder."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from fullyconv.artefact import RUNTIME
+from fullyconv.errors import FullyconvError
+from fullyconv.kernels import upsample_argmax
+from fullyconv.models import FCN
+from fullyconv.runtimes.computing import Computing, Running, refuse_impossible, start
+from fullyconv.runtimes.packed import Precision
+from fullyconv.timing import interleaved, processor
+
+CANDIDATES: tuple[Computing, ...] = ("torch", "packed", "onnx", "openvino")
+EXACT = 1e-4  # of the largest score: what an fp32 runtime may differ by
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A runtime that has started, in comparison with the plain network.
+
+    Args:
+        running: The runtime.
+        start_seconds: Until it had given its first scores.
+        difference: The largest of the scores, as a fraction of the network's largest.
+        agreement: The fraction of pixels that have the network's label.
+    """
+
+    running: Running
+    start_seconds: float
+    difference: float
+    agreement: float
+
+
+def fastest(model: FCN, image: Tensor, precision: Precision, folder: Path | None) -> Running:
+    """The fastest runtime for images of a size, in fp32 among those that are exact; what was measured goes to stderr.
+
+    Args:
+        model: In evaluation mode.
+        image: As `FCN.scores` takes it.
+        precision: What convolutions compute in.
+        folder: The model folder, which then remembers; one that cannot be written to does not.
+    """
+    expected = model.scores(image).float()
+    started = (_trial(runtime, model, precision, image, expected) for runtime in CANDIDATES)
+    trials: dict[str, Trial] = {trial.running.runtime: trial for trial in started if trial is not None}
+    runs = {name: partial(trial.running.compute, image) for name, trial in trials.items()}
+    seconds = {name: median(taken) for name, taken in interleaved(runs, seconds=20, rounds=5).items()}
+    winner = min(seconds, key=seconds.__getitem__)
+    measured = {name: _measured(trial, seconds[name]) for name, trial in trials.items()}
+    print(*map(_line, measured.items()), f"the fastest is {winner}", sep="\n", file=sys.stderr)
+    if folder is not None:
+        _remember(folder, _machine(precision), {"size": image.shape[2:], "fastest": winner, "runtimes": measured})
+    return trials[winner].running
+
+
+def _trial(runtime: Computing, model: FCN, precision: Precision, image: Tensor, expected: Tensor) -> Trial | None:
+    """A runtime that has started; none, which is told, if it cannot or if it is not exact."""
+    begun = time.perf_counter()
+    try:
+        refuse_impossible(runtime, precision)
+        running = start(runtime, model, precision, image)
+    except FullyconvError as error:
+        print(error.message, file=sys.stderr)
+        return None
+    seconds = time.perf_counter() - begun
+    difference = float((running.first - expected).abs().max() / expected.abs().max())
+    if precision == "fp32" and difference > EXACT:
+        print(f"{runtime} is left out: its scores differ by {difference:.0e} of the largest", file=sys.stderr)
+        return None
+    size = (image.shape[2], image.shape[3])
+    labels = (upsample_argmax(scores, size, grid=model.grid).long() for scores in (running.first, expected))
+    return Trial(running, seconds, difference, float(torch.eq(*labels).float().mean()))
+
+
+def _measured(trial: Trial, seconds: float) -> dict[str, float]:
+    return {
+        "milliseconds": round(1000 * seconds, 2),
+        "start_seconds": round(trial.start_seconds, 2),
+        "difference": float(f"{trial.difference:.1e}"),
+        "agreement": trial.agreement,
+    }
+
+
+def _line(named: tuple[str, Mapping[str, float]]) -> str:
+    name, measured = named
+    return (
+        f"{name:<9}{measured['milliseconds']:9.1f} ms an image, starts in {measured['start_seconds']:.1f} s, "
+        f"{100 * measured['agreement']:.3f} % of the labels are those of the plain network"
+    )
+
+
+def remembered(folder: Path | None, precision: Precision) -> Computing | None:
+    """What was the fastest runtime of a model folder on this machine, as far as is known."""
+    here = _machine(precision)
+    entries = [] if folder is None else _entries(folder)
+    known = next((entry.get("fastest") for entry in entries if entry.items() >= here.items()), None)
+    return known if known in get_args(Computing) else None
+
+
+def _remember(folder: Path, here: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Writes down what was found on a machine, in the place of what was found there before."""
+    others = [other for other in _entries(folder) if not other.items() >= here.items()]
+    fresh = folder / f".{RUNTIME}.{os.getpid()}"
+    with suppress(OSError):  # a folder that is read only remembers nothing
+        fresh.write_text(json.dumps([*others, {**here, **found}], indent=2) + "\n", encoding="utf-8")
+        fresh.replace(folder / RUNTIME)
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    """What a folder remembers of all machines; what cannot be read is forgotten."""
+    try:
+        entries = json.loads((folder / RUNTIME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _machine(precision: Precision) -> dict[str, Any]:
+    """What a measurement holds for."""
+    return {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {package: _version(package) for package in ("torch", "onnxruntime", "openvino")},
+        "precision": precision,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

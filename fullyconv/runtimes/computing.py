@@ -1,0 +1,129 @@
+"""Each runtime: how it is made of a network, and what it refuses."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullyconv.errors import FullyconvError
+from fullyconv.models import FCN
+from fullyconv.runtimes.formats import SUFFIXES, opened, require, write
+from fullyconv.runtimes.packed import NotPackable, Precision, Scores, packed
+from fullyconv.runtimes.pipeline import Pipeline, traced
+
+Computing = Literal["torch", "packed", "compile", "onnx", "openvino"]
+Runtime = Literal["auto", "torch", "packed", "compile", "onnx", "openvino", "fastest"]
+
+ON_GPUS = ("torch", "compile")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A network in a runtime that has computed a first image.
+
+    Args:
+        runtime: Its name.
+        compute: The coarse scores of images `(N, C, H, W)` in [0, 1], in float32.
+        first: Those of the first image.
+    """
+
+    runtime: Computing
+    compute: Scores
+    first: Tensor
+
+
+def refuse_impossible(runtime: Runtime, precision: Precision) -> None:
+    """Raises SEG-X001 for a precision that is not there, SEG-U009 for a missing package."""
+    if precision == "bf16" and runtime == "onnx":
+        raise FullyconvError("SEG-X001", "--runtime onnx has no --precision bf16; take --runtime openvino or packed")
+    if precision == "bf16" and not _has_bf16():
+        raise FullyconvError("SEG-X001", "this processor does not compute in bf16; leave --precision bf16 out")
+    if runtime in ("onnx", "openvino"):
+        require(runtime, option="--runtime")
+
+
+def _has_bf16() -> bool:
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def start(runtime: Computing, model: FCN, precision: Precision, image: Tensor) -> Running:
+    """A network in a runtime, with the scores of an image.
+
+    Raises:
+        FullyconvError: SEG-P020 if the runtime cannot compute the network.
+    """
+    if image.device.type != "cpu" and runtime not in ON_GPUS:
+        raise FullyconvError(
+            "SEG-P020", f"--runtime {runtime} computes on the CPU, and the network is on a GPU; leave it out"
+        )
+    compute = _MAKERS[runtime](model, precision)
+    return Running(runtime, compute, compute(image))
+
+
+def _plain(model: FCN, precision: Precision) -> Scores:
+    def scores(image: Tensor) -> Tensor:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            return model.scores(image).float()
+
+    return scores
+
+
+def _packed(model: FCN, precision: Precision) -> Scores:
+    try:
+        return packed(model, precision=precision)
+    except NotPackable as error:
+        raise _refused("packed", str(error)) from error
+
+
+def _compiled(model: FCN, precision: Precision) -> Scores:
+    """The network with its trunks compiled; the rest goes by the size of the image, and would break a graph."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    for part in model.modules():
+        if isinstance(part, FCN) and "trunk" in part._modules:
+            memo[id(part.trunk)] = torch.compile(part.trunk)
+    compute = _plain(copy.deepcopy(model, memo), precision)
+
+    def scores(image: Tensor) -> Tensor:
+        try:
+            return compute(image)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise _refused("compile", str(error)) from error
+
+    return scores
+
+
+def _exported(format: Literal["onnx", "openvino"], model: FCN, precision: Precision) -> Scores:
+    try:
+        # Windows does not delete a file that a runtime has mapped.
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            file = Path(folder) / f"model{SUFFIXES[format]}"
+            write(traced(Pipeline(model, output="scores"), "float"), file, format, {})
+            run = opened(file, format, precision)
+    except Exception as error:  # exporters and runtimes have their own
+        raise _refused(format, error.message if isinstance(error, FullyconvError) else str(error)) from error
+    return lambda image: torch.from_numpy(run(np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy())))
+
+
+def _refused(runtime: Computing, reason: str) -> FullyconvError:
+    shown = next(iter(reason.splitlines()), "")[:200]
+    return FullyconvError(
+        "SEG-P020", f"--runtime {runtime} cannot compute this network ({shown}); --runtime auto takes one that can"
+    )
+
+
+_MAKERS: dict[Computing, Callable[[FCN, Precision], Scores]] = {
+    "torch": _plain,
+    "packed": _packed,
+    "compile": _compiled,
+    "onnx": lambda model, precision: _exported("onnx", model, precision),
+    "openvino": lambda model, precision: _exported("openvino", model, precision),
+}
