@@ -566,4 +566,9 @@ FAULTS: dict[str, Fault] = {
         "Runtimes know their files by their endings: .onnx, .xml of OpenVINO, .pt2 of torch.export.",
         "Give --out the ending that the message names, or another --format.",
     ),
+    "SEG-X005": Fault(
+        "An option of the measurement, and nothing to measure on",
+        "--split and --budget say on what part of the data, and how strictly, --verify measures a file.",
+        "Give `--verify DATA`, or leave the option out.",
+    ),
 }

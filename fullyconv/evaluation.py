@@ -229,39 +229,43 @@ def evaluate(
     return report
 
 
-def compare(
-    segmenter: Segmenter,
-    other: Callable[[Tensor], Tensor],
-    data: str | Path | Dataset,
-    *,
-    split: str = "val",
-    head: str | None = None,
-) -> tuple[Tally, Tally, Int64[Tensor, "k k"]]:
-    """What a model and another way to run it do on the same images, each against the truth and against each other.
+class Comparison:
+    """A model and other ways to run it on the same images; data that cannot be scored are refused before any is run.
 
     Args:
-        segmenter: Predicts whole images, as `other` does.
-        other: The label map `(H, W)` of an image `(C, H, W)`.
+        segmenter: Predicts whole images.
         data: A path whose layout is recognised, or LAYOUT:PATH.
         split: Which part of the dataset.
         head: Whose labels of the dataset are the truth; the first's if left out.
-
-    Returns:
-        The model's tally, the other's, and their pixel counts: row the model's class, column the other's.
     """
-    dataset, pairs = _truth(data, split, head)
-    labels, known = dataset.labels, segmenter.labels
-    translate = _translation(labels, segmenter)
-    ours, theirs = [], []
-    common = torch.zeros(len(known), len(known), dtype=torch.int64)
-    with _progress(len(pairs), "comparing") as advance:
-        for pair, (image, mask) in ahead(lambda pair: _decoded(pair, segmenter, labels), pairs, advance):
-            target = translate(mask)
-            mine, its = torch.from_numpy(segmenter(image, tile="none").mask), other(image)
-            ours.append((pair.name, _confusion(target, mine, known, pair.mask)))
-            theirs.append((pair.name, _confusion(target, its, known, pair.mask)))
-            common += metrics.confusion_matrix(mine, its, len(known), -1)
-    return _tally(ours, len(known)), _tally(theirs, len(known)), common
+
+    def __init__(
+        self, segmenter: Segmenter, data: str | Path | Dataset, *, split: str = "val", head: str | None = None
+    ) -> None:
+        self.segmenter = segmenter
+        self.dataset, self.pairs = _truth(data, split, head)
+        self.translate = _translation(self.dataset.labels, segmenter)
+
+    def against(self, other: Callable[[Tensor], Tensor]) -> tuple[Tally, Tally, Int64[Tensor, "k k"]]:
+        """What the model and another way to run it do, each against the truth and against each other.
+
+        Args:
+            other: The label map `(H, W)` of an image `(C, H, W)`.
+
+        Returns:
+            The model's tally, the other's, and their pixel counts: row the model's class, column the other's.
+        """
+        segmenter, labels, known = self.segmenter, self.dataset.labels, self.segmenter.labels
+        ours, theirs = [], []
+        common = torch.zeros(len(known), len(known), dtype=torch.int64)
+        with _progress(len(self.pairs), "comparing") as advance:
+            for pair, (image, mask) in ahead(lambda pair: _decoded(pair, segmenter, labels), self.pairs, advance):
+                target = self.translate(mask)
+                mine, its = torch.from_numpy(segmenter(image, tile="none").mask), other(image)
+                ours.append((pair.name, _confusion(target, mine, known, pair.mask)))
+                theirs.append((pair.name, _confusion(target, its, known, pair.mask)))
+                common += metrics.confusion_matrix(mine, its, len(known), -1)
+        return _tally(ours, len(known)), _tally(theirs, len(known)), common
 
 
 def score(

@@ -1,6 +1,10 @@
 """Exported files give what the network gives, at every size, in every runtime that is installed."""
 
+import contextlib
+import copy
+import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -18,6 +22,7 @@ import fullyconv
 from fullyconv import cli
 from fullyconv.errors import FullyconvError
 from fullyconv.exporting import Parity
+from fullyconv.exporting.carried import carried
 from fullyconv.exporting.exported import _report
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, create
@@ -32,7 +37,7 @@ CLASSES = 5
 LABELS = LabelSet(tuple(f"class {number}" for number in range(CLASSES)))
 SIZES = [(1, 1), (37, 53), (64, 64), (101, 75), (17, 200)]
 NETS: dict[str, dict[str, Any]] = {
-    "resnet": {"name": "fcn8s-resnet18"},
+    "resnet": {"name": "fcn8s-test_resnet"},
     "transformer": {"name": "fcn16s-test_vit"},
     "vgg": {"name": "fcn8s-vgg16", "upscore": "learned"},
     "caffe": {"name": "fcn8s-vgg16", "geometry": "caffe"},
@@ -116,7 +121,9 @@ def test_files_give_the_networks_logits_at_every_size_and_its_labels(net: str, f
     for size in SIZES:
         assert_same(pipeline, run, size)
     assert_same(pipeline, run, (40, 40), count=3)
-    assert json.loads(carried(file, format, "labels")) == json.loads(json.dumps(LABELS.to_dict()))
+    labels = json.loads(json.dumps(LABELS.to_dict()))
+    assert json.loads(text_in(file, format, "labels")) == labels
+    assert carried(file, format, ["labels"]) == {"labels": labels}
 
 
 def test_the_pipeline_gives_the_logits_of_the_model(segmenter: Segmenter) -> None:
@@ -134,26 +141,77 @@ def test_labels_are_the_highest_logits(segmenter: Segmenter) -> None:
     assert torch.equal(labels(image).long(), logits(image).argmax(1))
 
 
+@pytest.fixture(scope="module")
+def exported(segmenter: Segmenter, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The file that the command wrote beside a model folder, and what it printed."""
+    model = tmp_path_factory.mktemp("models") / "net"
+    segmenter.save(model)
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert cli.main(["export", str(model), "--verify", str(data), "--split", "train", "--json"]) == 0
+    return model.with_name("net-onnx-fp32") / "model.onnx", json.loads(told.getvalue())
+
+
 def test_the_command_writes_one_file_and_its_parity(
-    segmenter: Segmenter, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: tuple[Path, Any], segmenter: Segmenter, data: Path
 ) -> None:
-    segmenter.save(tmp_path / "net")
-    words = ["export", str(tmp_path / "net"), "--verify", str(data), "--split", "train", "--json"]
-    assert cli.main(words) == 0
-    told = json.loads(capsys.readouterr().out)
-    folder = tmp_path / "net-onnx-fp32"
-    assert told["file"] == str(folder / "model.onnx")
-    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "parity.json"]
-    assert json.loads((folder / "parity.json").read_text()) == told["parity"]
+    file, told = exported
+    assert told["file"] == str(file)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["model.onnx", "parity.json"]
+    assert json.loads((file.parent / "parity.json").read_text()) == told["parity"]
     assert told["parity"]["pixel_agreement"] > 0.999
-    assert json.loads(carried(folder / "model.onnx", "onnx", "provenance"))["licence"] == "of the parents"
+    assert json.loads(text_in(file, "onnx", "provenance"))["licence"] == "of the parents"
     report = fullyconv.evaluate(segmenter, data, split="train")
     assert told["parity"]["mean_iou"]["model"] == report.scores["mean_iou"]
 
 
-def test_a_file_beyond_its_budget_exits_1(segmenter: Segmenter, data: Path, tmp_path: Path) -> None:
+def test_a_file_that_stands_is_measured_as_it_is(
+    exported: tuple[Path, Any], segmenter: Segmenter, data: Path, tmp_path: Path
+) -> None:
+    file = Path(shutil.copy2(exported[0], tmp_path / "a.onnx"))
+    before = file.read_bytes()
+    measured = fullyconv.export(segmenter, out=file, verify=data, split="train")
+    assert measured.parity is not None
+    assert json.loads((tmp_path / "a.parity.json").read_text()) == measured.parity.to_json()
+    other = Segmenter(copy.deepcopy(segmenter.model), LABELS, SMALL)
+    other.model.score_layers["stride32"].bias.data += 1  # type: ignore[union-attr, operator]
+    with pytest.raises(FullyconvError, match=r"SEG-U008 .*differs from what would be written in its weights; move"):
+        fullyconv.export(other, out=file, verify=data, split="train")
+    with pytest.raises(FullyconvError, match=r"SEG-U008 .*differs .*in its output"):
+        fullyconv.export(segmenter, out=file, verify=data, split="train", output="logits")
+    assert file.read_bytes() == before
+    file.write_text("mine")
+    with pytest.raises(FullyconvError, match=r"SEG-U008 .* is no file that export wrote"):
+        fullyconv.export(segmenter, out=file, verify=data, split="train")
+
+
+def test_options_of_the_measurement_need_data(segmenter: Segmenter) -> None:
+    for options in ({"split": "train"}, {"budget": 1.0}):
+        with pytest.raises(FullyconvError, match=r"SEG-X005 .*--verify DATA; give it"):
+            fullyconv.export(segmenter, **options)
+
+
+def test_data_that_cannot_be_scored_are_refused_before_anything_is_exported(
+    segmenter: Segmenter, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("fullyconv.exporting.exported.traced", never)
+    strange = Segmenter(segmenter.model, LabelSet(tuple("vwxyz")), SMALL)
+    for code, asked in (("SEG-D001", tmp_path / "none"), ("SEG-D005", data), ("SEG-E004", data)):
+        model = strange if code == "SEG-E004" else segmenter
+        split = "test" if code == "SEG-D005" else "train"
+        with pytest.raises(FullyconvError, match=code):
+            fullyconv.export(model, verify=asked, split=split, out=tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_beyond_its_budget_exits_1(
+    exported: tuple[Path, Any], segmenter: Segmenter, data: Path, tmp_path: Path
+) -> None:
     segmenter.save(tmp_path / "net")
-    words = ["--verify", str(data), "--split", "train", "--budget", "-1", "--format", "torch"]
+    shutil.copytree(exported[0].parent, tmp_path / "net-onnx-fp32")
+    words = ["--verify", str(data), "--split", "train", "--budget", "-1"]
     assert cli.main(["export", str(tmp_path / "net"), *words]) == 1
 
 
@@ -209,7 +267,7 @@ def test_bf16_computes_in_half_precision(segmenter: Segmenter, tmp_path: Path) -
     assert 1e-4 < float(error.std() / pipeline(image).std()) < 0.05
 
 
-def carried(file: Path, format: str, name: str) -> str:
+def text_in(file: Path, format: str, name: str) -> str:
     """A fact in a file, read by its own runtime's means."""
     if format == "onnx":
         return str({entry.key: entry.value for entry in onnx.load(file).metadata_props}[name])
@@ -253,12 +311,6 @@ def test_an_existing_file_stays(segmenter: Segmenter, tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_text() == "mine"
 
 
-def test_a_failure_leaves_nothing_behind(segmenter: Segmenter, tmp_path: Path) -> None:
-    with pytest.raises(FullyconvError, match="SEG-D001"):
-        fullyconv.export(segmenter, format="torch", verify=tmp_path / "none", out=tmp_path / "new" / "a.pt2")
-    assert list(tmp_path.iterdir()) == []
-
-
 class Moody(nn.Module):
     """A trunk whose maps depend on how the image is."""
 
@@ -276,7 +328,7 @@ def test_a_network_that_decides_by_its_image_is_refused(mood: Any, tmp_path: Pat
     model = network(**SMALL)
     model.trunk = Moody(model.trunk, mood)
     with pytest.raises(FullyconvError, match=r"SEG-X003 .*cannot be exported for images of every size"):
-        fullyconv.export(Segmenter(model, LABELS), format="torch", output="logits", out=tmp_path / "a.pt2")
+        fullyconv.export(Segmenter(model, LABELS), format="torch", output="logits", out=tmp_path / "new" / "a.pt2")
     assert list(tmp_path.iterdir()) == []
 
 

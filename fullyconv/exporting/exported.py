@@ -1,10 +1,11 @@
 """A model becomes a file of another runtime, tried and, on request, measured against the model."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from fullyconv.arguments import bounded
 from fullyconv.artefact import versions
 from fullyconv.datasets import Dataset, open_dataset
 from fullyconv.errors import FullyconvError
+from fullyconv.evaluation import Comparison
+from fullyconv.exporting.carried import carried
 from fullyconv.exporting.parity import Parity, as_input, measure
 from fullyconv.images import IMAGE_SUFFIXES
+from fullyconv.models import FCN
 from fullyconv.prediction import Segmenter
 from fullyconv.prediction import opened as opened_model
 from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, opened, refuse_impossible, write
@@ -28,11 +32,12 @@ from fullyconv.runtimes.pipeline import TRIED, Output, Pipeline, Pixels, not_exp
 BUDGETS = {"fp32": 0.1, "bf16": 0.5, "int8": 1.0}  # points of mean IoU
 CALIBRATING = 64  # images; the ranges of activations settle long before
 REPORT = "parity.json"
+SAME = ("labels", "input", "output", "precision", "weights")  # the facts by which a file is known again
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.
+    """What `export` wrote, or found as it had written it.
 
     Args:
         file: The file; of OpenVINO, the .xml beside its .bin.
@@ -70,7 +75,7 @@ def export(
     output: Output = "labels",
     image: Pixels = "uint8",
     verify: str | Path | Dataset | None = None,
-    split: str = "val",
+    split: str | None = None,
     budget: float | None = None,
     calibrate: str | Path | Dataset | None = None,
     head: str | None = None,
@@ -84,8 +89,9 @@ def export(
         precision: What convolutions compute in; int8 needs --calibrate.
         output: The label map, or the logits of all classes.
         image: What goes in, (N, H, W, C): uint8, or float in [0, 1].
-        verify: Data with masks, on which the file is measured against the model; exits 1 above the budget.
-        split: Which part of the data that --verify names.
+        verify: Data with masks, on which the file is measured against the model; exits 1 above the budget. A file that
+            was exported before, of the same weights and options, is measured as it is.
+        split: Which part of the data that --verify names; val if left out.
         budget: How far the file's mean IoU may lie from the model's, in points; 0.1, 0.5 or 1 for fp32, bf16 or int8 if
             left out.
         calibrate: Data or a folder of images for int8, best those that the model was trained on.
@@ -95,7 +101,8 @@ def export(
     Raises:
         FullyconvError: SEG-X001 for a precision that the format has not; SEG-U009 for a missing package; SEG-X002 for
             int8 without images to calibrate it on; SEG-X003 for a network that has no graph for every size; SEG-X004
-            for another ending of the file; SEG-U008 if it exists.
+            for another ending of the file; SEG-X005 for --split or --budget without --verify; SEG-U008 if the file
+            exists, and is not to be measured or is another.
 
     Example:
         fullyconv export runs/a --format onnx --precision int8 --calibrate data/ --verify data/
@@ -103,14 +110,44 @@ def export(
     refuse_impossible(format, precision)
     if (precision == "int8") != (calibrate is not None):
         raise FullyconvError("SEG-X002", "int8 and --calibrate go together: --precision int8 --calibrate DATA")
+    if verify is None and (split, budget) != (None, None):
+        raise FullyconvError("SEG-X005", "--split and --budget are of --verify DATA; give it, or leave them out")
     file = _place(model, format, precision, out)
-    _refuse_existing(file, verified=verify is not None)
+    if verify is None or not file.exists():
+        _refuse_existing(file)
     segmenter = opened_model(model, head=head)
-    samples = None if calibrate is None else Samples(segmenter, calibrate, image)
-    pipeline = Pipeline(segmenter.model, output=output, bf16=(format, precision) == ("torch", "bf16"))
-    program = traced(pipeline, image)
+    comparison = None if verify is None else Comparison(segmenter, verify, split=split or "val", head=head)
     facts = _facts(segmenter, precision, output, image)
-    _refuse_different(pipeline, program.module(), image)
+    if file.exists():
+        _refuse_other(file, format, facts)
+    else:
+        samples = None if calibrate is None else Samples(segmenter, calibrate, image)
+        pipeline = Pipeline(segmenter.model, output=output, bf16=(format, precision) == ("torch", "bf16"))
+        _write(file, pipeline, image, format, precision, facts, samples)
+    if comparison is None:
+        return Exported(file, format, precision, None)
+    allowed = BUDGETS[precision] if budget is None else budget
+    parity = measure(comparison, opened(file, format, precision), budget=allowed, pixels=image, output=output)
+    _report(file).write_text(json.dumps(parity.to_json(), indent=2) + "\n", encoding="utf-8")
+    return Exported(file, format, precision, parity)
+
+
+def _write(
+    file: Path,
+    pipeline: Pipeline,
+    pixels: Pixels,
+    format: Format,
+    precision: Precision,
+    facts: Mapping[str, Any],
+    samples: Sequence[Array] | None,
+) -> None:
+    """Writes a pipeline's file, tried and whole or not at all.
+
+    Raises:
+        FullyconvError: SEG-X003 if there is no graph for every size.
+    """
+    program = traced(pipeline, pixels)
+    _refuse_different(pipeline, program.module(), pixels)
     fresh = file.with_name(f".{file.stem}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -118,21 +155,13 @@ def export(
         write(program, fresh / file.name, format, facts, samples)
         run = opened(fresh / file.name, format, precision)
         if precision == "fp32":
-            _refuse_different(pipeline, lambda images: torch.from_numpy(run(images.numpy())), image)
-        parity = None
-        if verify is not None:
-            allowed = BUDGETS[precision] if budget is None else budget
-            parity = measure(
-                segmenter, run, verify, split=split, head=head, budget=allowed, pixels=image, output=output
-            )
-            (fresh / _report(file).name).write_text(json.dumps(parity.to_json(), indent=2) + "\n", encoding="utf-8")
+            _refuse_different(pipeline, lambda images: torch.from_numpy(run(images.numpy())), pixels)
         for part in fresh.iterdir():
             part.replace(file.with_name(part.name))
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty
             file.parent.rmdir()
-    return Exported(file, format, precision, parity)
 
 
 def _place(model: str | Path | Segmenter, format: Format, precision: Precision, out: str | Path | None) -> Path:
@@ -150,11 +179,28 @@ def _place(model: str | Path | Segmenter, format: Format, precision: Precision, 
     return Path(out)
 
 
-def _refuse_existing(file: Path, *, verified: bool) -> None:
-    written = [file, file.with_suffix(".bin"), *([_report(file)] if verified else [])]
-    standing = [path for path in written if path.exists()]
+def _refuse_existing(file: Path) -> None:
+    standing = [path for path in (file, file.with_suffix(".bin")) if path.exists()]
     if standing:
-        raise FullyconvError("SEG-U008", f"{standing[0]} exists already; move it away or name another with --out")
+        raise FullyconvError(
+            "SEG-U008",
+            f"{standing[0]} exists already; move it away, name another with --out, or measure it with --verify DATA",
+        )
+
+
+def _refuse_other(file: Path, format: Format, facts: Mapping[str, Any]) -> None:
+    """Does nothing if a file is the one that would be written, by the facts that it carries along."""
+    try:
+        found = carried(file, format, SAME)
+        other = [name for name in SAME if found[name] != json.loads(json.dumps(facts[name]))]
+    except Exception as error:  # each runtime has its own
+        raise FullyconvError("SEG-U008", f"{file} exists already and is no file that export wrote ({error})") from error
+    if other:
+        raise FullyconvError(
+            "SEG-U008",
+            f"{file} exists already and differs from what would be written in its {' and '.join(other)}; move it away "
+            "or name another with --out",
+        )
 
 
 def _report(file: Path) -> Path:
@@ -199,8 +245,18 @@ def _facts(segmenter: Segmenter, precision: Precision, output: Output, pixels: P
         "input": {"dtype": pixels, "layout": "NHWC", "channels": segmenter.channels, "order": "RGB"},
         "output": output,
         "precision": precision,
+        "weights": _digest(segmenter.model),
         "provenance": {"architecture": segmenter.architecture, **segmenter.facts, "versions": versions()},
     }
+
+
+def _digest(model: FCN) -> str:
+    """SHA-256 of a network's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _refuse_different(pipeline: Pipeline, run: Callable[[Tensor], Tensor], pixels: Pixels) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,8 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from fullyconv import images, metrics
-from fullyconv.datasets import Dataset
-from fullyconv.evaluation import compare
+from fullyconv.evaluation import Comparison
 from fullyconv.labels import LabelSet
-from fullyconv.prediction import Segmenter
 from fullyconv.runtimes.formats import Run
 from fullyconv.runtimes.pipeline import Output, Pixels
 
@@ -87,20 +84,10 @@ class Parity:
         )
 
 
-def measure(
-    segmenter: Segmenter,
-    run: Run,
-    data: str | Path | Dataset,
-    *,
-    split: str,
-    head: str | None,
-    budget: float,
-    pixels: Pixels,
-    output: Output,
-) -> Parity:
+def measure(comparison: Comparison, run: Run, *, budget: float, pixels: Pixels, output: Output) -> Parity:
     """The parity of a model and its file, which `run` runs."""
-    mine, its, common = compare(segmenter, _labels(run, pixels, output), data, split=split, head=head)
-    return Parity(segmenter.labels, mine.confusion, its.confusion, common, len(mine.names), budget)
+    mine, its, common = comparison.against(_labels(run, pixels, output))
+    return Parity(comparison.segmenter.labels, mine.confusion, its.confusion, common, len(mine.names), budget)
 
 
 def _labels(run: Run, pixels: Pixels, output: Output) -> Callable[[Tensor], Tensor]:
