@@ -9,7 +9,8 @@ from thin import make_thin
 from torch import nn
 
 from fullyconv.models import FCN, create
-from fullyconv.runtimes.packed import NotPackable, PackedConv, packed, packed_graph
+from fullyconv.runtimes.fusion import PackedConv, packed_graph
+from fullyconv.runtimes.packed import NotPackable, packed
 
 SIZES = [(1, 1), (37, 53), (64, 64), (101, 75)]
 NETS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,262 @@
+"""Layers fused into convolutions of oneDNN whose weights are laid out once, in the graph of a trunk.
+
+Batch norms go into the convolutions before them, additions and activations into those whose result they work on.
+"""
+
+import copy
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TypeGuard
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from fullyconv.models.classic import Rectified
+from fullyconv.surgery import blueprint
+from fullyconv.surgery.graphs import function_of
+
+Shapes = dict[fx.Node, torch.Size]
+
+USUAL = (1, 512, 512)  # images, height and width for which weights are laid out; others run too
+
+# What oneDNN calls the activations that it can compute while a convolution's result is still in the registers.
+ACTIVATIONS = {
+    "relu": "relu",
+    "relu6": "hardtanh",
+    "hardtanh": "hardtanh",
+    "leakyrelu": "leaky_relu",
+    "hardswish": "hardswish",
+    "silu": "swish",
+    "sigmoid": "sigmoid",
+    "hardsigmoid": "hardsigmoid",
+    "tanh": "tanh",
+    "gelu": "gelu",
+}
+SUMS = (operator.add, operator.iadd, torch.add)
+PARAMETERS = {"hardtanh": ("min_val", "max_val"), "leaky_relu": ("negative_slope",)}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation in oneDNN's words."""
+
+    kind: str
+    scalars: Sequence[float] = ()
+    algorithm: str = ""
+
+
+def packed_graph(trunk: fx.GraphModule, channels: int, dtype: torch.dtype) -> fx.GraphModule:
+    """A trunk's graph in which every run of a convolution, norm, sum and activation is one `PackedConv`.
+
+    What cannot be fused stays as it is, in the same precision; tensors that do not change are shared with the trunk.
+
+    Args:
+        trunk: In evaluation, whatever its mode.
+        channels: Bands of the image.
+        dtype: What the graph computes in.
+    """
+    shared = {id(tensor): tensor.detach() for tensor in chain(trunk.parameters(), trunk.buffers())}
+    network = copy.deepcopy(trunk, shared).eval()
+    _take_apart(network)
+    _leave_out_idle(network)
+    for node in network.graph.nodes:
+        if isinstance(_layer(network, node), nn.LocalResponseNorm):
+            network.set_submodule(str(node.target), Widened(network.get_submodule(str(node.target))))
+    shapes = _shapes(network, channels)
+    for node in list(network.graph.nodes):
+        if _is_conv(network, node):
+            _fuse(network, _run_from(network, node, shapes), shapes, dtype)
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network.to(dtype)
+
+
+class Widened(nn.Module):
+    """A layer that computes in float32 within a network of bf16, where torch has it in no other precision."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layer(image.float()).to(image.dtype)  # type: ignore[no-any-return]
+
+
+def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _take_apart(network: fx.GraphModule) -> None:
+    """Gives the activations within layers nodes of their own, changing the graph."""
+    for node in list(network.graph.nodes):
+        layer = _layer(network, node)
+        with network.graph.inserting_after(node):
+            if isinstance(layer, Rectified):
+                active = network.graph.call_function(torch.relu, (node,))
+            elif isinstance(layer, BatchNormAct2d):
+                network.add_submodule(f"{node.target}_act", layer.act)
+                active = network.graph.call_module(f"{node.target}_act", (node,))
+            else:
+                continue
+        node.replace_all_uses_with(active, delete_user_cb=partial(operator.is_not, active))
+    for layer in network.modules():
+        if isinstance(layer, BatchNormAct2d):
+            layer.act = nn.Identity()
+
+
+def _leave_out_idle(network: fx.GraphModule) -> None:
+    """Takes layers from a graph, changing it, that give in evaluation what they are given."""
+    for node in list(network.graph.nodes):
+        if isinstance(_layer(network, node), nn.Identity | nn.Dropout | nn.Dropout2d):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            network.graph.erase_node(node)
+
+
+def _shapes(network: fx.GraphModule, channels: int) -> Shapes:
+    """The shape of each map for an image of the usual size."""
+    shadow = blueprint(network)
+    assert isinstance(shadow, fx.GraphModule)
+    ShapeProp(shadow).propagate(torch.empty(USUAL[0], channels, *USUAL[1:], device="meta"))
+    twins = zip(network.graph.nodes, shadow.graph.nodes, strict=True)
+    metas = {node: twin.meta.get("tensor_meta") for node, twin in twins}
+    return {node: meta.shape for node, meta in metas.items() if isinstance(meta, TensorMetadata)}
+
+
+def _is_conv(network: fx.GraphModule, node: fx.Node) -> bool:
+    layer = _layer(network, node)
+    if not isinstance(layer, nn.Conv2d) or type(layer) not in (nn.Conv2d, Rectified):  # others may compute otherwise
+        return False
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+@dataclass
+class _Run:
+    """A convolution and what follows it that can be computed with it.
+
+    Args:
+        conv: The layer.
+        nodes: Its own and those that follow; the value of the last is what the run gives.
+        norm: Of the convolution's result.
+        addend: What is added to that.
+        activation: Of the sum.
+    """
+
+    conv: nn.Conv2d
+    nodes: list[fx.Node]
+    norm: nn.BatchNorm2d | None = None
+    addend: fx.Node | None = None
+    activation: Activation | None = None
+
+    def extend(self, network: fx.GraphModule, node: fx.Node, shapes: Shapes) -> bool:
+        """Puts a node at the end, if it can be computed with the rest, and says whether it could."""
+        layer = _layer(network, node)
+        if self.activation:
+            return False
+        if _is_norm(layer) and len(self.nodes) == 1:
+            self.norm = layer
+        elif node.target in SUMS and self.addend is None and _alike(node, shapes):
+            (self.addend,) = (source for source in node.all_input_nodes if source is not self.nodes[-1])
+        elif (activation := _activation(network, node)) and (activation.kind == "relu" or self.addend is None):
+            self.activation = activation
+        else:
+            return False
+        self.nodes.append(node)
+        return True
+
+
+def _is_norm(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
+    if not isinstance(layer, nn.BatchNorm2d) or type(layer) not in (nn.BatchNorm2d, BatchNormAct2d):
+        return False
+    return layer.running_mean is not None
+
+
+def _run_from(network: fx.GraphModule, node: fx.Node, shapes: Shapes) -> _Run:
+    """The longest run that starts with a convolution."""
+    conv = _layer(network, node)
+    assert isinstance(conv, nn.Conv2d)
+    run = _Run(conv, [node])
+    while len(run.nodes[-1].users) == 1 and run.extend(network, next(iter(run.nodes[-1].users)), shapes):
+        pass
+    return run
+
+
+def _alike(node: fx.Node, shapes: Shapes) -> bool:
+    """Whether a node adds two maps of one shape."""
+    return len(node.all_input_nodes) == 2 and len({shapes.get(source) for source in node.all_input_nodes}) == 1
+
+
+def _activation(network: fx.GraphModule, node: fx.Node) -> Activation | None:
+    kind = ACTIVATIONS.get(function_of(network, node).lower())
+    layer = _layer(network, node)
+    if kind is None or (layer is None and kind in PARAMETERS):
+        return None
+    scalars = tuple(getattr(layer, name) for name in PARAMETERS.get(kind, ()))
+    algorithm = getattr(layer, "approximate", node.kwargs.get("approximate", "none")) if kind == "gelu" else ""
+    return Activation(kind, scalars, str(algorithm))
+
+
+def _fuse(network: fx.GraphModule, run: _Run, shapes: Shapes, dtype: torch.dtype) -> None:
+    """Puts one layer in the place of a run, changing the graph."""
+    first, last = run.nodes[0], run.nodes[-1]
+    (source,) = first.all_input_nodes
+    name = f"{first.target}_packed"
+    network.add_submodule(name, PackedConv(run, shapes[source], dtype))
+    with network.graph.inserting_before(last):
+        fused = network.graph.call_module(name, (source,) if run.addend is None else (source, run.addend))
+    last.replace_all_uses_with(fused)
+    shapes[fused] = shapes[last]
+    for node in reversed(run.nodes):
+        network.graph.erase_node(node)
+
+
+class PackedConv(nn.Module):
+    """A convolution with its norm, a sum and an activation as one call of oneDNN.
+
+    Args:
+        run: What it computes.
+        shape: Of a usual map that comes in; for it the weights are laid out.
+        dtype: Of its weights and of the maps.
+    """
+
+    def __init__(self, run: _Run, shape: Sequence[int], dtype: torch.dtype) -> None:
+        super().__init__()
+        conv = run.conv
+        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
+        self.dilation, self.groups = conv.dilation, conv.groups
+        self.activation = run.activation or Activation("none")
+        weight, bias = conv.weight.detach(), None if conv.bias is None else conv.bias.detach()
+        if run.norm is not None:
+            norm = run.norm
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            weight, bias = fuse_conv_bn_weights(
+                weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        # No buffer: a tensor in a layout of oneDNN's can be neither copied nor saved.
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            weight.detach().to(dtype, memory_format=torch.channels_last),
+            self.padding,
+            self.stride,
+            self.dilation,
+            self.groups,
+            list(shape),
+        )
+
+    def forward(self, image: Tensor, addend: Tensor | None = None) -> Tensor:
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        kind, scalars, algorithm = self.activation.kind, self.activation.scalars, self.activation.algorithm
+        if addend is None:
+            return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
+                image, self.weight, self.bias, *geometry, kind, scalars, algorithm
+            )
+        unary = None if kind == "none" else kind
+        return torch.ops.mkldnn._convolution_pointwise.binary(  # type: ignore[no-any-return]
+            image, addend, self.weight, self.bias, *geometry, "add", 1.0, unary, [], None
+        )
