@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fullyconv.geometry import Grid
-from fullyconv.kernels import loops
+from fullyconv.kernels import labelling, loops
 from fullyconv.kernels.reference import label_dtype, refuse_illegal
 from fullyconv.kernels.taps import Taps, taps
+from fullyconv.kernels.vectors import LANES, ROWS
 
 CHUNKS_PER_THREAD = 4
 """Slabs differ in work (ignored pixels, clamped borders); smaller chunks even that out."""
@@ -28,9 +30,14 @@ def upsample_argmax(
     (batch, classes, cell_rows, cell_columns), (height, width) = scores.shape, size
     rows, columns = taps(cell_rows, height, grid), taps(cell_columns, width, grid)
     mask = torch.empty((batch, height, width), dtype=label_dtype(classes))
-    constants: tuple[Any, ...] = (*_geometry(rows, columns, cell_rows), mask.numpy())
-    coarse = _array(scores, torch.float32)
-    in_parallel(lambda first, last: loops.argmax_slabs(first, last, coarse, *constants), batch * cell_rows)
+    constants: tuple[Any, ...] = (
+        _array(scores, torch.float32),
+        _slab_starts(rows, cell_rows),
+        np.pad(rows.weight.astype(np.float32), (0, ROWS)),
+        *_pieces(columns),
+        mask.numpy(),
+    )
+    in_parallel(lambda first, last: labelling.argmax_slabs(first, last, *constants), batch * cell_rows)
     return mask
 
 
@@ -103,14 +110,23 @@ def in_parallel(work: Callable[[int, int], None], tasks: int) -> None:
     """Calls `work(first, last)` on consecutive parts of `range(tasks)`, on as many threads as torch uses.
 
     Plain threads, because the work releases the interpreter: unlike numba's own pools they survive a fork and calls
-    from several threads at once.
+    from several threads at once. The calling thread works too, for to wake another costs tens of microseconds.
     """
     threads = min(torch.get_num_threads(), tasks)
     if threads < 2:
         work(0, tasks)
         return
     bounds = np.linspace(0, tasks, min(tasks, threads * CHUNKS_PER_THREAD) + 1).astype(int).tolist()
-    list(_pool(threads).map(work, bounds[:-1], bounds[1:]))
+    parts = iter(list(pairwise(bounds)))
+
+    def drain() -> None:
+        for first, last in parts:
+            work(first, last)
+
+    others = [_pool(threads).submit(drain) for _ in range(threads - 1)]
+    drain()
+    for other in others:
+        other.result()
 
 
 @lru_cache(maxsize=1)
@@ -123,11 +139,22 @@ if hasattr(os, "register_at_fork"):
 
 
 def _geometry(rows: Taps, columns: Taps, cell_rows: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """What both loops need: slab starts, row shares, left and right cells, and the share to read of the right one."""
-    starts = np.searchsorted(rows.left, np.arange(cell_rows + 1)).astype(np.int64)
+    """What the loss needs: slab starts, row shares, left and right cells, and the share to read of the right one."""
     left, right = columns.left.astype(np.uint32), columns.right.astype(np.uint32)
     read_shares = np.where(right > left, columns.weight, 0.5).astype(np.float32)
-    return starts, rows.weight.astype(np.float32), left, right, read_shares
+    return _slab_starts(rows, cell_rows), rows.weight.astype(np.float32), left, right, read_shares
+
+
+def _slab_starts(rows: Taps, cell_rows: int) -> np.ndarray[Any, Any]:
+    """The first pixel row below each coarse row, and the end."""
+    return np.searchsorted(rows.left, np.arange(cell_rows + 1)).astype(np.int64)
+
+
+def _pieces(columns: Taps) -> tuple[np.ndarray[Any, Any], ...]:
+    """The column shares, pieces and left cells that `labelling.argmax_slabs` asks for."""
+    into_cell = np.arange(len(columns.left)) - np.searchsorted(columns.left, columns.left)
+    pieces = np.append(np.flatnonzero(into_cell % LANES == 0), len(columns.left))
+    return np.pad(columns.weight.astype(np.float32), (0, LANES)), pieces, columns.left
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, Any]:

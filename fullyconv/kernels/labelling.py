@@ -1,0 +1,231 @@
+"""The inner loops of the label map on the CPU.
+
+A *slab* is the band of pixel rows between two rows of coarse cells; in it lies a row of *cells*, each between four
+coarse scores of every class. Most cells belong to one class, and few classes contend for the rest: first these are
+found, then each cell is filled, or fought for in vectors of pixels. No slab shares an output with another.
+
+All arrays are C-contiguous; float32 unless a docstring says otherwise. `K` classes, `h x w` cells, `H x W` pixels.
+
+Measured on one thread at 1024 x 2048, against blocks of 64 columns whose classes contend over all their cells: K = 21
+smooth 2.5 ms for 5.3, noise 7.3 for 18.2; K = 150 smooth 7.1 for 13.3, noise 37.9 for 114.4.
+"""
+
+import numpy as np
+
+from fullyconv.kernels.compiling import Array, compiled, compiled_once
+from fullyconv.kernels.vectors import LANES, ROWS, contest, interpolate
+
+ZERO = np.float32(0)
+ROUNDING = np.float32(1e-6)
+"""What two interpolations may lose, as a share of the larger number: eight half units in the last place, rounded up."""
+
+
+@compiled
+def find_contenders(scores: Array, image: int, row: int, below: int, alive: Array) -> bool:
+    """Fills `alive` with the classes that can win somewhere in each cell of a slab.
+
+    A pixel is a mean of its cell's four corners. So a class whose largest corner is below another's smallest corner
+    loses everywhere in the cell.
+
+    Args:
+        scores: `(N, K, h, w)`.
+        image, row, below: The slab.
+        alive: `(K, w)` uint8, or wider; cell c lies between columns c and c + 1.
+
+    Returns:
+        Whether the slab holds an infinity or NaN; then `alive` means nothing.
+    """
+    classes, columns = scores.shape[1], scores.shape[3]
+    corner, bar = np.empty(columns + 1, np.float32), np.full(columns, -np.inf, np.float32)
+    doubt = np.zeros(columns, np.float32)
+    for k in range(classes):
+        for c in range(columns):
+            a, b = scores[image, k, row, c], scores[image, k, below, c]
+            corner[c] = a if a < b else b
+            doubt[c] += (a - a) + (b - b)  # 0, or NaN for an infinity or NaN
+        corner[columns] = corner[columns - 1]
+        for c in range(columns):
+            smallest = corner[c] if corner[c] < corner[c + 1] else corner[c + 1]
+            bar[c] = smallest if smallest > bar[c] else bar[c]
+    for c in range(columns):
+        if doubt[c] != ZERO:
+            return True
+    for k in range(classes):
+        for c in range(columns):
+            a, b = scores[image, k, row, c], scores[image, k, below, c]
+            corner[c] = a if a > b else b
+        corner[columns] = corner[columns - 1]
+        for c in range(columns):
+            largest = corner[c] if corner[c] > corner[c + 1] else corner[c + 1]
+            alive[k, c] = bar[c] - largest <= ROUNDING * (abs(bar[c]) + abs(largest))
+    return False
+
+
+@compiled
+def list_contenders(alive: Array, eights: Array, contenders: Array, counts: Array) -> None:
+    """Writes out which classes `find_contenders` has left in each cell.
+
+    Args:
+        alive: `(K, w)` uint8, w a multiple of 8.
+        eights: The same memory as uint64: most classes are out of most neighbourhoods, and skipped eight cells a time.
+        contenders: `(w, K + 1)` int32; the first of each row become the cell's classes, in rising order.
+        counts: `(w,)` int64; becomes how many they are.
+    """
+    counts.fill(0)
+    for k in range(len(alive)):
+        for eight in range(eights.shape[1]):
+            if eights[k, eight] == 0:
+                continue
+            for cell in range(8 * eight, 8 * eight + 8):
+                contenders[cell, counts[cell]] = k
+                counts[cell] += alive[k, cell] != 0
+
+
+@compiled
+def label_slab(
+    scores: Array,
+    image: int,
+    row: int,
+    below: int,
+    rows: int,
+    contenders: Array,
+    counts: Array,
+    row_shares: Array,
+    column_shares: Array,
+    pieces: Array,
+    left: Array,
+    upper: Array,
+    lower: Array,
+    labels: Array,
+) -> None:
+    """Fills the first `rows` of `labels` where all scores are finite.
+
+    Args:
+        scores: `(N, K, h, w)`.
+        image, row, below, rows: The slab, and how many pixel rows it has.
+        contenders, counts: From `list_contenders`.
+        row_shares: Of the slab's pixel rows, and at least ROWS - 1 further numbers.
+        column_shares, pieces, left: As in `argmax_slabs`.
+        upper, lower: Scratch space, `(K, LANES)`.
+        labels: At least `(rows + ROWS - 1, W + LANES - 1)`, uint8 or uint16; the edge becomes meaningless.
+    """
+    last_cell, last_piece = scores.shape[3] - 1, len(pieces) - 1
+    piece = 0
+    while piece < last_piece:
+        start, cell = pieces[piece], left[pieces[piece]]
+        classes, count = contenders[cell], counts[cell]
+        piece += 1
+        if count == 1:
+            while piece < last_piece:
+                cell = left[pieces[piece]]
+                if counts[cell] != 1 or contenders[cell, 0] != classes[0]:
+                    break
+                piece += 1
+            for y in range(rows):
+                for x in range(start, pieces[piece]):
+                    labels[y, x] = classes[0]
+            continue
+        beside = min(cell + 1, last_cell)
+        for k in range(count):
+            source, x, at = np.uint32(classes[k]), np.uint64(start), np.uint64(k)
+            near, far = scores[image, source, row, cell], scores[image, source, row, beside]
+            interpolate(upper, at, column_shares, x, near, far)
+            near, far = scores[image, source, below, cell], scores[image, source, below, beside]
+            interpolate(lower, at, column_shares, x, near, far)
+        for y in range(0, rows, ROWS):
+            contest(upper, lower, row_shares, np.uint64(y), classes, np.uint64(count), labels, np.uint64(start))
+
+
+@compiled
+def between(near: float, far: float, share: float) -> float:
+    """What lies between two scores; the far one is not read at share 0, for infinity times zero would be NaN."""
+    return near if share == ZERO else near * (np.float32(1) - share) + far * share
+
+
+@compiled
+def label_slab_carefully(
+    scores: Array, image: int, row: int, below: int, row_shares: Array, column_shares: Array, left: Array, labels: Array
+) -> None:
+    """As `label_slab`, for scores of any kind and as many rows as shares: the first NaN wins."""
+    classes, last_cell = scores.shape[1], scores.shape[3] - 1
+    upper, lower = np.empty(classes, np.float32), np.empty(classes, np.float32)
+    for x in range(len(left)):
+        cell = left[x]
+        beside = min(cell + 1, last_cell)
+        for k in range(classes):
+            upper[k] = between(scores[image, k, row, cell], scores[image, k, row, beside], column_shares[x])
+            lower[k] = between(scores[image, k, below, cell], scores[image, k, below, beside], column_shares[x])
+        for y in range(len(row_shares)):
+            best, winner = between(upper[0], lower[0], row_shares[y]), 0
+            for k in range(1, classes):
+                score = between(upper[k], lower[k], row_shares[y])
+                if score > best or (np.isnan(score) and not np.isnan(best)):
+                    best, winner = score, k
+            labels[y, x] = winner
+
+
+@compiled_once
+def argmax_slabs(
+    first: int,
+    last: int,
+    scores: Array,
+    slab_starts: Array,
+    row_shares: Array,
+    column_shares: Array,
+    pieces: Array,
+    left: Array,
+    mask: Array,
+) -> None:
+    """Fills slabs first ... last - 1 of the label map.
+
+    Slab i lies below coarse row `i % h` of image `i // h`.
+
+    Args:
+        scores: `(N, K, h, w)`.
+        slab_starts: The first pixel row of each slab, `(h + 1,)` int64.
+        row_shares: The share of the lower cell in each pixel row, and at least ROWS - 1 zeros.
+        column_shares: The share of the right cell in each pixel column, and at least LANES - 1 zeros.
+        pieces: Where the pixel columns are cut into pieces of at most LANES that all read one left cell, first 0 and
+            last W, int64.
+        left: The left cell of each pixel column, `(W,)` int64.
+        mask: `(N, H, W)` uint8 or uint16.
+    """
+    classes, cell_rows, cell_columns = scores.shape[1:]
+    padded = (cell_columns + 7) // 8 * 8
+    alive = np.zeros((classes, padded), np.uint8)
+    contenders, counts = np.empty((padded, classes + 1), np.int32), np.empty(padded, np.int64)
+    upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
+    width, tallest = mask.shape[2], 0
+    for row in range(cell_rows):
+        tallest = max(tallest, slab_starts[row + 1] - slab_starts[row])
+    labels = np.empty((tallest + ROWS - 1, width + LANES - 1), mask.dtype)
+    for slab in range(first, last):
+        image, row = slab // cell_rows, slab % cell_rows
+        below = min(row + 1, cell_rows - 1)
+        top, rows = slab_starts[row], slab_starts[row + 1] - slab_starts[row]
+        if rows == 0:
+            continue
+        shares = row_shares[top:]
+        if find_contenders(scores, image, row, below, alive):
+            label_slab_carefully(scores, image, row, below, shares[:rows], column_shares, left, labels)
+        else:
+            list_contenders(alive, alive.view(np.uint64), contenders, counts)
+            label_slab(
+                scores,
+                image,
+                row,
+                below,
+                rows,
+                contenders,
+                counts,
+                shares,
+                column_shares,
+                pieces,
+                left,
+                upper,
+                lower,
+                labels,
+            )
+        for y in range(rows):
+            for x in range(width):
+                mask[image, top + y, x] = labels[y, x]
