@@ -43,13 +43,14 @@ def refuse_impossible(runtime: Runtime, precision: Precision) -> None:
     """Raises SEG-X001 for a precision that is not there, SEG-U009 for a missing package."""
     if precision == "bf16" and runtime == "onnx":
         raise FullyconvError("SEG-X001", "--runtime onnx has no --precision bf16; take --runtime openvino or packed")
-    if precision == "bf16" and not _has_bf16():
+    if precision == "bf16" and not has_bf16():
         raise FullyconvError("SEG-X001", "this processor does not compute in bf16; leave --precision bf16 out")
     if runtime in ("onnx", "openvino"):
         require(runtime, option="--runtime")
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
+    """Whether convolutions compute in bf16 here."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
