@@ -351,8 +351,10 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M052": Fault(
         "A network of another toolkit cannot be made",
-        "Networks named smp: are made by segmentation-models-pytorch, which must be installed and know the name.",
-        "pip install segmentation-models-pytorch; take the name of its decoder and encoder, such as smp:Unet:resnet18.",
+        "Networks named smp: are made by segmentation-models-pytorch, and those named hf: by transformers, which must be "
+        "installed and know the name.",
+        "pip install segmentation-models-pytorch, or 'fullyconv[hf]'; take the name of a decoder and encoder, such as "
+        "smp:Unet:resnet18.",
     ),
     "SEG-M040": Fault(
         "There is no such head",

@@ -1,20 +1,23 @@
 """Networks of the authors' release, of pytorch-fcn and of other toolkits become model folders."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fullyconv import artefact
 from fullyconv.arguments import nearest
+from fullyconv.artefact import weight_file
 from fullyconv.datasets.classes import read_labels
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, LateFusion, Upscoring, create
 from fullyconv.models.caffe import BETWEEN, count_kernels, in_our_names, towers_of
-from fullyconv.models.foreign import is_foreign
+from fullyconv.models.foreign import Checkpoint, is_foreign, read_checkpoint
 from fullyconv.models.weights import Weights, read_weights
 from fullyconv.released import NETS, Inputs, Net, classes_of, only_fit, refuse_another
 from fullyconv.surgery import transplant
@@ -72,7 +75,8 @@ def import_weights(
     """Turn a network of the authors' release, of pytorch-fcn or of another toolkit into a model folder.
 
     Args:
-        file: A .caffemodel, or a .pth or .safetensors file of weights, or a checkpoint that holds them.
+        file: A .caffemodel, a .pth or .safetensors file of weights, a checkpoint that holds them, or the folder of a
+            network of transformers.
         as_: The network that it is, such as fcn8s-atonce-vgg16 or nyud-fcn32s-hha; may be left out where the file
             tells. A wrong one is refused.
         out: The model folder.
@@ -122,11 +126,18 @@ def _import_foreign(file: Path, name: str, out: Path, classes: str | Path | None
         FullyconvError: SEG-M006 if `classes` are not as many as the file's; SEG-M023 if the weights are of another
             network.
     """
-    if classes is None:
+    architecture: dict[str, Any] = {"name": name}
+    statistics: dict[str, Sequence[float]] = {}
+    if name.startswith("hf:"):
+        checkpoint = read_checkpoint(file, name.removeprefix("hf:"))
+        weights, file = checkpoint.tensors, weight_file(file)
+        labels = _labels_of(checkpoint, file) if classes is None else read_labels(Path(classes))
+        architecture["config"], statistics = checkpoint.config, dict(checkpoint.statistics)
+    elif classes is None:
         raise FullyconvError("SEG-M006", f"{file} names no classes; list their names in --classes FILE")
-    labels = read_labels(Path(classes))
-    weights = read_weights(file).tensors
-    architecture: dict[str, Any] = {"name": name, "num_classes": len(labels)}
+    else:
+        weights, labels = read_weights(file).tensors, read_labels(Path(classes))
+    architecture["num_classes"] = len(labels)
     model = create(**architecture)
     wanted = model.network.state_dict()  # type: ignore[union-attr]
     inner = {key.removeprefix("model."): value for key, value in weights.items()}
@@ -148,9 +159,22 @@ def _import_foreign(file: Path, name: str, out: Path, classes: str | Path | None
             f"list the names of all its classes in {classes}",
         )
     transplant(model, {f"network.{key}": found[key] for key in wanted})
+    transplant(model, {key: torch.tensor(values) for key, values in statistics.items()})
     origin = {"file": file.name, "sha256": _digest(file), "network": name, "published": False}
     artefact.save(out, model, labels, architecture, {"imported": origin})
-    return Imported(out, name, {"": labels}, False, ())
+    return Imported(out, name, {"classes": labels}, False, ())
+
+
+def _labels_of(checkpoint: Checkpoint, file: Path) -> LabelSet:
+    """The classes that a network of transformers names.
+
+    Raises:
+        FullyconvError: SEG-M006 if two have one name.
+    """
+    try:
+        return LabelSet(checkpoint.names)
+    except ValueError as error:
+        raise FullyconvError("SEG-M006", f"{file}: {error}; list the names of its classes in --classes FILE") from error
 
 
 def _digest(file: Path) -> str:

@@ -1,12 +1,16 @@
 """Networks of other toolkits: their logits, from their files."""
 
+import json
+import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import fullyconv
 from fullyconv.cli import main
@@ -60,6 +64,70 @@ def test_a_network_of_smp_gives_its_logits(classes: Path, tmp_path: Path) -> Non
     assert torch.allclose(ours, logits(theirs, image), rtol=0, atol=1e-5)
     with pytest.raises(FullyconvError, match=r"SEG-M052.*Wrong"):
         create("smp:Unext:resnet18", 3)
+
+
+def small(kind: str) -> torch.nn.Module:
+    """A network of transformers with few channels, and random weights."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    names = {"id2label": dict(enumerate(NAMES.split())), "label2id": {}}
+    if kind == "segformer":
+        sizes = {"depths": [1] * 4, "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 1, 2, 2]}
+        config = transformers.SegformerConfig(**sizes, decoder_hidden_size=16, **names)
+        return transformers.SegformerForSemanticSegmentation(config).eval()
+    stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "depths": [1] * 4}
+    trunk = transformers.ConvNextConfig(hidden_sizes=[4, 8, 8, 8], **stages)
+    config = transformers.UperNetConfig(
+        backbone_config=trunk, hidden_size=8, auxiliary_in_channels=8, auxiliary_channels=4, **names
+    )
+    return transformers.UperNetForSemanticSegmentation(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["segformer", "upernet"])
+def test_a_network_of_transformers_gives_its_logits(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the hub is asked")
+
+    monkeypatch.setattr(socket.socket, "connect", never)
+    theirs = small(kind)
+    theirs.save_pretrained(tmp_path / "theirs")
+    said = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text(json.dumps(said))
+    words = ["import", str(tmp_path / "theirs"), "--as", f"hf:{kind}", "--out", str(tmp_path / "model")]
+    assert main(words) == 0
+    segmenter = fullyconv.load(tmp_path / "model")
+    assert segmenter.labels.names == ("ground", "square", "circle")
+    image = torch.rand(1, 3, 64, 96)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in said.values())
+    with torch.no_grad():
+        expected = F.interpolate(theirs((image - mean) / std).logits, (64, 96), mode="bilinear")
+        assert torch.allclose(segmenter.model(image), expected, rtol=0, atol=1e-5)
+        assert segmenter.model(image[:, :, :37, :1]).shape == (1, 3, 37, 1)
+    assert np.array_equal(segmenter(image[0]).mask, expected.argmax(1)[0].numpy())
+
+
+def test_what_is_no_segformer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small("segformer").save_pretrained(tmp_path / "theirs")
+    options = {"out": tmp_path / "model"}
+    with pytest.raises(FullyconvError, match=r"SEG-M023 .*no config.json of a upernet, but of segformer"):
+        fullyconv.import_weights(tmp_path / "theirs", as_="hf:upernet", **options)
+    with pytest.raises(FullyconvError, match=r"SEG-M023 .*no config.json of a segformer, but of none"):
+        fullyconv.import_weights(tmp_path, as_="hf:segformer", **options)
+    with pytest.raises(FullyconvError, match=r"SEG-M001 .*no hf:bert; there are hf:segformer, hf:upernet"):
+        fullyconv.import_weights(tmp_path, as_="hf:bert", **options)
+    config = tmp_path / "theirs" / "config.json"
+    config.write_text(config.read_text().replace("circle", "square"))
+    with pytest.raises(FullyconvError, match=r"SEG-M006 .*occur twice: square; list .* in --classes FILE"):
+        fullyconv.import_weights(tmp_path / "theirs", as_="hf:segformer", **options)
+    weights = tmp_path / "theirs" / "model.safetensors"
+    held = load_file(weights)
+    del held["decode_head.classifier.weight"]
+    save_file(held, weights, metadata={"format": "pt"})
+    with pytest.raises(FullyconvError, match=r"SEG-M023 .*no segmentation network: it lacks decode_head.classifier.w"):
+        fullyconv.import_weights(tmp_path / "theirs", as_="hf:segformer", **options)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(FullyconvError, match=r"SEG-M052.*pip install 'fullyconv\[hf\]'"):
+        create("hf:segformer", 2)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def create(
     log_bands: Sequence[int] = (),
     score_size: Sequence[int] = (1, 1),
     graph: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     pretrained: bool = False,
 ) -> FCN:
     """A fully convolutional network by name.
@@ -87,7 +88,7 @@ def create(
         name: `fcn32s-`, `fcn16s-`, `fcn8s-` or `fcn4s-` and the trunk: one of the paper's, `vgg16`, `alexnet` or
             `googlenet` (fc6 and fc7 as convolutions), or any network of timm, such as `fcn8s-resnet18`. `fcn8s-atonce-`
             scales its finer taps, so that all may be trained at once. Or a segmentation network of another toolkit,
-            `torchvision:fcn_resnet50` or `smp:Unet:resnet18`, whose own upsampling stays.
+            `torchvision:fcn_resnet50`, `smp:Unet:resnet18` or `hf:segformer`, whose own upsampling stays.
         num_classes: Score channels.
         channels: Bands of the image: 1 grey, 3 RGB, 4 RGBA, or any number.
         upscore: Which upsampling kernels are trained: none, those between taps, or all; all start bilinear.
@@ -104,6 +105,7 @@ def create(
             of ln(n) / ln(65535), for a number n of a picture of 16 bits.
         score_size: Height and width of the kernel that scores the coarsest map, of a classifier whose head was kept.
         graph: The trunk as `surgery.describe` gave it, in place of the one that the name tells.
+        config: Of an `hf:` network: what differs from transformers' default configuration of its kind.
         pretrained: Whether timm's weights are fetched from the hub.
 
     Raises:
@@ -123,7 +125,7 @@ def create(
         )
         return _late_fusion(tower, streams, channels, mean, std, log_bands)
     if is_foreign(name):
-        return foreign(name, num_classes, channels=channels)
+        return foreign(name, num_classes, channels=channels, config=config)
     stride, at_once, trunk_name = _parts(name)
     settings: dict[str, Any] = {
         "channels": channels,
