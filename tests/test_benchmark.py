@@ -66,7 +66,7 @@ def test_rows_have_the_promised_keys(capsys: pytest.CaptureFixture[str]) -> None
     [
         ("upsample", None),
         ("loss", None),
-        ("fcn8s-vgg16", None),
+        ("fcn8s-vgg16", "logits"),
         ("train", "our net"),
         ("tiles", None),
         ("metrics", None),

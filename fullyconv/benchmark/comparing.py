@@ -41,12 +41,14 @@ class Sides:
         ours: What users of this package run.
         peer: What users of the other one run.
         cost: What the work cannot do without.
+        how: Which of our ways was taken, where there are several.
         close: Removes the files that they read.
     """
 
     ours: Callable[[], Any]
     peer: Callable[[], Any]
     cost: Cost
+    how: str = ""
     close: Callable[[], object] = lambda: None
 
 
@@ -89,6 +91,7 @@ class Row:
         agreement: Share of whole numbers, such as labels, that are the same; None if the results hold none.
         difference: Largest difference of other numbers, over the largest number; None if the results hold none.
         target: What was to be reached.
+        how: Which of our ways was taken, where there are several.
     """
 
     suite: str
@@ -103,6 +106,7 @@ class Row:
     agreement: float | None = None
     difference: float | None = None
     target: Target | None = None
+    how: str = ""
 
     def limit(self, machine: Machine) -> float:
         """Least milliseconds that the machine's peaks allow."""
@@ -149,6 +153,7 @@ def compare(suite: str, work: Work, repeats: int) -> Row:
         sides.cost,
         *alike,
         work.target,
+        sides.how,
     )
 
 

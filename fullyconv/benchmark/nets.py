@@ -1,11 +1,18 @@
 """Networks as users run them, and what they cost."""
 
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fullyconv.kernels import upsample_argmax
 from fullyconv.models import FCN, create
+from fullyconv.runtimes.engine import Engine
+from fullyconv.runtimes.formats import SUFFIXES, Format, Precision, opened, write
+from fullyconv.runtimes.pipeline import Pipeline, traced
 
 
 def centred(name: str, num_classes: int, image: Tensor, **options: str) -> FCN:
@@ -47,10 +54,10 @@ def operations(network: nn.Module, image: Tensor) -> float:
 
 
 @torch.inference_mode()
-def label_map(model: FCN, image: Tensor) -> Tensor:
+def label_map(engine: Engine, image: Tensor) -> Tensor:
     """From images in [0, 1] to labels, as `predict` does it."""
-    scores = model.scores(image.contiguous(memory_format=torch.channels_last))
-    return upsample_argmax(scores, (image.shape[2], image.shape[3]), grid=model.grid)
+    scores = engine.scores(image.contiguous(memory_format=torch.channels_last))
+    return upsample_argmax(scores, (image.shape[2], image.shape[3]), grid=engine.model.grid)
 
 
 @torch.inference_mode()
@@ -58,3 +65,23 @@ def eager_label_map(network: nn.Module, image: Tensor) -> Tensor:
     """From images to labels, as everybody does it."""
     logits: Tensor = network(image)
     return logits.argmax(1)
+
+
+def exported_label_map(
+    model: FCN, image: Tensor, format: Format, precision: Precision = "fp32"
+) -> Callable[[], Tensor]:
+    """From an image in [0, 1] to labels by a file that `fullyconv export` writes, in its own runtime.
+
+    Args:
+        model: That is exported.
+        image: That is labelled; int8 is calibrated on it.
+        format: Of the file.
+        precision: Of its convolutions.
+    """
+    pixels = image.permute(0, 2, 3, 1).contiguous().numpy()
+    program = traced(Pipeline(model, output="labels"), "float")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / f"model{SUFFIXES[format]}"
+        write(program, file, format, {}, [pixels] if precision == "int8" else None)
+        run = opened(file, format, precision)
+    return lambda: torch.from_numpy(run(pixels))

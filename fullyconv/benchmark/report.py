@@ -128,7 +128,8 @@ def _told(row: Row, machine: Machine) -> list[str]:
     facts += [f"{_memory(row)} MB"] if row.memory else []
     facts += [alike] if (alike := _alike(row)) else []
     facts += [f"target {_target(row)}: {'met' if row.met else 'missed'}"] if row.target else []
-    times = f"{_number(row.ours)} ms against {_number(row.peer)} ms of {row.against}: {_ratio(row)}"
+    how = f" ({row.how})" if row.how else ""
+    times = f"{_number(row.ours)} ms{how} against {_number(row.peer)} ms of {row.against}: {_ratio(row)}"
     return [row.work, f"  {times}", f"  {'; '.join(facts)}"]
 
 
@@ -181,7 +182,7 @@ def _cells(row: Row, machine: Machine) -> tuple[str, ...]:
     limit = f"{_number(row.limit(machine))} ({_reached(row, machine)})"
     ratio = f"**{_ratio(row)}**" if row.met else _ratio(row)
     memory = _memory(row) if row.memory else ""
-    times = (_number(row.ours), _number(row.peer))
+    times = (_number(row.ours) + (f" ({row.how})" if row.how else ""), _number(row.peer))
     return row.work, row.against, *times, ratio, _target(row), memory, limit, _alike(row)
 
 

@@ -1,19 +1,18 @@
 """Networks over today's backbones, from image to label map."""
 
-import tempfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fullyconv.benchmark import inputs, peers
 from fullyconv.benchmark.comparing import Sides, Target, Work
 from fullyconv.benchmark.machine import Cost
-from fullyconv.benchmark.nets import centred, eager_label_map, label_map, operations
-from fullyconv.runtimes.formats import NEEDED, Format, opened, write
-from fullyconv.runtimes.pipeline import Pipeline, traced
+from fullyconv.benchmark.nets import centred, eager_label_map, exported_label_map, label_map, operations
+from fullyconv.models import FCN
+from fullyconv.runtimes.computing import Runtime
+from fullyconv.runtimes.engine import Engine
+from fullyconv.runtimes.formats import NEEDED, Format
 
 CLASSES = 21
 
@@ -25,6 +24,7 @@ SMP, TORCHVISION, HUGGING_FACE = "segmentation_models_pytorch", "torchvision", "
 def works(quick: bool) -> list[Work]:
     """From image to label map over today's backbones, against other heads and other runtimes."""
     side = 64 if quick else 512
+    runtime: Runtime = "auto" if quick else "fastest"  # which takes a while to find
     small = ("resnet10t", "mobilenetv3_small_050") if quick else ("resnet50", "mobilenetv3_large_100")
     others: list[tuple[str, str, Make, str, Target | None]] = [
         ("resnet18", "SMP FPN resnet18", partial(peers.smp, "fpn", "resnet18", CLASSES), SMP, Target(5, 8)),
@@ -46,7 +46,7 @@ def works(quick: bool) -> list[Work]:
             Work(
                 f"fcn8s-{trunk}, {size}, labels",
                 f"{module}: {name}" if module == TORCHVISION else name,
-                partial(_against, trunk, make, side),
+                partial(_against, trunk, make, side, runtime),
                 alike=False,
                 needs=(module,),
                 target=target,
@@ -57,7 +57,7 @@ def works(quick: bool) -> list[Work]:
             Work(
                 f"fcn8s-resnet18, {size}, labels",
                 f"{name}, the same net",
-                partial(_in_runtime, format, side),
+                partial(_in_runtime, format, side, runtime),
                 True,
                 tuple(NEEDED[format]),
             )
@@ -66,24 +66,32 @@ def works(quick: bool) -> list[Work]:
     ]
 
 
-def _against(trunk: str, make: Make, side: int) -> Sides:
+def _against(trunk: str, make: Make, side: int, runtime: Runtime) -> Sides:
     image = inputs.image(1, (side, side))
     model = centred(f"fcn8s-{trunk}", CLASSES, image)
-    peer = make().eval()
+    engine = _started(model, image, runtime)
     return Sides(
-        partial(label_map, model, image), partial(eager_label_map, peer, image), Cost(operations(model, image))
+        partial(label_map, engine, image),
+        partial(eager_label_map, make().eval(), image),
+        Cost(operations(model, image)),
+        engine.chosen or "",
     )
 
 
-def _in_runtime(format: Format, side: int) -> Sides:
+def _in_runtime(format: Format, side: int, runtime: Runtime) -> Sides:
     image = inputs.image(1, (side, side))
     model = centred("fcn8s-resnet18", CLASSES, image)
-    program = traced(Pipeline(model, output="labels"), "float")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.xml" if format == "openvino" else Path(folder) / "model.onnx"
-        write(program, file, format, {})
-        run = opened(file, format, "fp32")
-    pixels = image.permute(0, 2, 3, 1).contiguous().numpy()
+    engine = _started(model, image, runtime)
     return Sides(
-        partial(label_map, model, image), lambda: torch.from_numpy(run(pixels)), Cost(operations(model, image))
+        partial(label_map, engine, image),
+        exported_label_map(model, image, format),
+        Cost(operations(model, image)),
+        engine.chosen or "",
     )
+
+
+def _started(model: FCN, image: Tensor, runtime: Runtime) -> Engine:
+    """An engine that has computed an image, and so has found the fastest runtime if it was to."""
+    engine = Engine(model, runtime)
+    label_map(engine, image)
+    return engine

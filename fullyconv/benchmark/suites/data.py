@@ -50,7 +50,7 @@ def _sides(limit: int, count: int, size: tuple[int, int], crop: tuple[int, int])
         lambda: [samples[position] for position in range(count)],
         partial(_by_torchvision, files, _augmentation(crop)),
         Cost(bytes=count * (read + written)),
-        folder.cleanup,
+        close=folder.cleanup,
     )
 
 

@@ -1,7 +1,6 @@
 """The paper's FCN-8s over VGG16."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -9,52 +8,93 @@ from torch import Tensor, nn
 
 from fullyconv.benchmark import inputs
 from fullyconv.benchmark.comparing import Sides, Target, Work
-from fullyconv.benchmark.machine import Cost
-from fullyconv.benchmark.nets import centred, eager_label_map, label_map
+from fullyconv.benchmark.machine import Cost, Precision
+from fullyconv.benchmark.nets import centred, eager_label_map, exported_label_map, label_map
 from fullyconv.benchmark.peers import PytorchFCN8s
 from fullyconv.kernels import upsample
 from fullyconv.models import FCN
+from fullyconv.runtimes.computing import has_bf16
+from fullyconv.runtimes.engine import Engine
+from fullyconv.runtimes.formats import NEEDED, Format
 
 CLASSES = 21
 
 
 def works(quick: bool) -> list[Work]:
-    """The paper's FCN-8s over VGG16 in Caffe's geometry, against pytorch-fcn's network with the same weights."""
+    """The paper's FCN-8s over VGG16 in Caffe's geometry, against pytorch-fcn's network and other runtimes.
+
+    All compute with the same weights, which are random: what bf16 and int8 change would be less on a trained net. The
+    limit counts the operations of a direct convolution where the image reaches; Winograd's way takes fewer.
+    """
     side = 64 if quick else 500
+    name, peer = f"FCN-8s VGG16, {side}x{side}", "pytorch-fcn's network, eager"
+    formats: list[tuple[Format, str]] = [("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")]
     return [
+        Work(f"{name}, logits, float32", peer, partial(_logits, side), target=Target(1.9, 3, megabytes=180)),
+        *([Work(f"{name}, labels, bf16", peer, partial(_bf16, side), target=Target(3.8, 4.5))] if has_bf16() else []),
         Work(
-            f"FCN-8s VGG16, {side}x{side}, logits, float32",
-            "pytorch-fcn's network, eager",
-            partial(_sides, side, _logits, _eager),
-            target=Target(1.9, 3, megabytes=180),
+            f"{name}, labels, int8",
+            peer,
+            partial(_int8, side),
+            needs=(*NEEDED["openvino"], "nncf"),
+            target=Target(4.3, 7),
         ),
-        Work(
-            f"FCN-8s VGG16, {side}x{side}, labels, float32",
-            "pytorch-fcn's network, eager",
-            partial(_sides, side, label_map, eager_label_map),
-            target=Target(1.9, 3, megabytes=180),
+        *(
+            Work(
+                f"{name}, labels, float32",
+                f"{runtime}, the same net",
+                partial(_in_runtime, side, format),
+                needs=tuple(NEEDED[format]),
+            )
+            for format, runtime in formats
         ),
     ]
 
 
-def _sides(side: int, ours: Callable[[FCN, Tensor], Tensor], peer: Callable[[nn.Module, Tensor], Tensor]) -> Sides:
+def _parts(side: int, precision: Precision = "float32") -> tuple[FCN, Tensor, PytorchFCN8s, Cost]:
+    """Our network, an image, the peer's network, and what both cannot do without."""
     image = inputs.image(1, (side, side))
     model = centred("fcn8s-vgg16", CLASSES, image, geometry="caffe")
-    theirs = PytorchFCN8s(model)
-    normalised = (image - model.mean) / model.std
+    peer = PytorchFCN8s(model)
+    return model, image, peer, Cost(reachable_operations(peer, side), precision=precision)
+
+
+def _logits(side: int) -> Sides:
+    model, image, peer, cost = _parts(side)
     return Sides(
-        partial(ours, model, image), partial(peer, theirs, normalised), Cost(reachable_operations(theirs, side))
+        partial(_our_logits, Engine(model), image), partial(_their_logits, peer, _normalised(model, image)), cost
     )
 
 
-@torch.inference_mode()
-def _logits(model: FCN, image: Tensor) -> Tensor:
-    scores = model.scores(image.contiguous(memory_format=torch.channels_last))
-    return upsample(scores, (image.shape[2], image.shape[3]), grid=model.grid)
+def _bf16(side: int) -> Sides:
+    model, image, peer, cost = _parts(side, "bfloat16")
+    engine = Engine(model, precision="bf16")
+    return Sides(partial(label_map, engine, image), partial(eager_label_map, peer, _normalised(model, image)), cost)
+
+
+def _int8(side: int) -> Sides:
+    model, image, peer, cost = _parts(side, "int8")
+    ours = exported_label_map(model, image, "openvino", "int8")
+    return Sides(ours, partial(eager_label_map, peer, _normalised(model, image)), cost, "openvino")
+
+
+def _in_runtime(side: int, format: Format) -> Sides:
+    model, image, _, cost = _parts(side)
+    return Sides(partial(label_map, Engine(model), image), exported_label_map(model, image, format), cost)
+
+
+def _normalised(model: FCN, image: Tensor) -> Tensor:
+    return (image - model.mean) / model.std
 
 
 @torch.inference_mode()
-def _eager(network: nn.Module, image: Tensor) -> Tensor:
+def _our_logits(engine: Engine, image: Tensor) -> Tensor:
+    scores = engine.scores(image.contiguous(memory_format=torch.channels_last))
+    return upsample(scores, (image.shape[2], image.shape[3]), grid=engine.model.grid)
+
+
+@torch.inference_mode()
+def _their_logits(network: nn.Module, image: Tensor) -> Tensor:
     logits: Tensor = network(image)
     return logits
 
