@@ -6,11 +6,9 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -31,6 +29,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.mask_folders import holds_indices, matched, read_prediction
 from fullyconv.prediction import Segmenter, opened
+from fullyconv.progress import progress
 from fullyconv.report import write_report
 from fullyconv.wording import counted
 
@@ -213,7 +212,7 @@ def evaluate(
         refuse_foreign(Path(out))
     dataset, pairs = _truth(data, split, head)
     segmenter = opened(model, head=head)
-    with _progress(len(pairs), "evaluating") as advance:
+    with progress(len(pairs), "evaluating") as advance:
         tally = count(segmenter, pairs, dataset.labels, on_image=advance)
     name = ("the model" if isinstance(model, Segmenter) else str(model)) + (f", head {head}" if head else "")
 
@@ -258,7 +257,7 @@ class Comparison:
         segmenter, labels, known = self.segmenter, self.dataset.labels, self.segmenter.labels
         ours, theirs = [], []
         common = torch.zeros(len(known), len(known), dtype=torch.int64)
-        with _progress(len(self.pairs), "comparing") as advance:
+        with progress(len(self.pairs), "comparing") as advance:
             for pair, (image, mask) in ahead(lambda pair: _decoded(pair, segmenter, labels), self.pairs, advance):
                 target = self.translate(mask)
                 mine, its = torch.from_numpy(segmenter(image, tile="none").mask), other(image)
@@ -306,7 +305,7 @@ def score(
     def read(pair: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
         return images.read_mask(pair[1], labels), read_prediction(pair[0], labels, indices)
 
-    with _progress(len(pairs), "scoring") as advance:
+    with progress(len(pairs), "scoring") as advance:
         tally = _tally(
             (
                 (true.relative_to(truth).with_suffix("").as_posix(), _confusion(target, pred, labels, predicted))
@@ -527,15 +526,3 @@ def _tables(values: Mapping[str, Any]) -> Iterator[Any]:
     for shown, names in programs.items():
         others.add_row(shown, ", ".join(names))
     yield others
-
-
-@contextmanager
-def _progress(total: int, verb: str) -> Iterator[Callable[[], None]]:
-    """A bar with the time left, on a terminal only; gives what advances it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(verb, total=total)
-        yield lambda: progress.advance(task)

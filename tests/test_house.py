@@ -18,9 +18,9 @@ PACKAGE = ROOT / "fullyconv"
 
 # Imports go down: a room may import rooms that stand on a lower line, and its own.
 FLOORS = (
-    ("errors", "geometry", "means", "wording"),
-    ("labels", "arguments"),
-    ("drawing", "images", "kernels", "losses", "metrics", "sampling", "surgery", "timing", "transforms"),
+    ("errors", "geometry", "means", "progress", "wording"),
+    ("labels", "arguments", "kernels"),
+    ("drawing", "images", "losses", "metrics", "sampling", "surgery", "timing", "transforms"),
     ("charts", "datasets", "hha", "models"),
     ("artefact", "doctor", "mask_folders", "released"),
     ("runtimes",),
