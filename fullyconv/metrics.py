@@ -6,17 +6,15 @@ whole, so a score never depends on batches, their order, or the number of proces
 Source: Long, Shelhamer and Darrell 2015, section 5.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, no_type_check
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
+from fullyconv import kernels
 from fullyconv.errors import FullyconvError
-from fullyconv.wording import counted
+from fullyconv.kernels.reference import listed, refuse_illegal_truth
 
 Absent = Literal["paper", "target", "zero", "one", "nan"]
 
@@ -67,12 +65,10 @@ def confusion_matrix(
             "SEG-E003",
             f"truth and prediction must have one size, got {_size(target)} and {_size(pred)} (height, width)",
         )
-    uint8 = target.dtype == pred.dtype == torch.uint8 and target.device.type == pred.device.type == "cpu"
-    count = _count_uint8 if uint8 else _count_integers
-    confusion, ignored = count(target, pred, num_classes, ignore_index)
-    if int(confusion.sum()) + ignored != target.numel():
-        _refuse_illegal(target.flatten().long(), pred.flatten().long(), num_classes, ignore_index)
-    return confusion
+    counts = kernels.count_pairs(target, pred, num_classes, ignore_index)
+    if counts[-1].any() or counts[:-2, -1].any():
+        _refuse_illegal(target, pred.to(target.device), num_classes, ignore_index)
+    return counts[:-2, :-1].contiguous()
 
 
 def iou(confusion: Int64[Tensor, "k k"]) -> Float64[Tensor, " k"]:
@@ -193,83 +189,15 @@ def mean_iou_interval(
     return float(low), float(high)
 
 
-def _count_integers(target: Tensor, pred: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, int]:
-    """The matrix of what is legal and the number of ignored pixels; any integer type, any device."""
-    target, pred = target.flatten().long(), pred.flatten().long()
-    ignored = target == ignore_index
-    rows = torch.where((target < 0) | (target >= num_classes) | ignored, num_classes, target)
-    columns = torch.where((pred < 0) | (pred >= num_classes), num_classes, pred)
-    side = num_classes + 1  # the last row and column catch what is not counted
-    counts = torch.bincount(rows * side + columns, minlength=side * side).view(side, side)
-    return counts[:num_classes, :num_classes].contiguous(), int(ignored.sum())
-
-
-def _count_uint8(target: Tensor, pred: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, int]:
-    """`_count_integers` for uint8 on the CPU: a table of all 65,536 pairs needs no look at the values first."""
-    pairs = _pair_counter()(target.contiguous().numpy().reshape(-1), pred.contiguous().numpy().reshape(-1))
-    table = torch.from_numpy(pairs)
-    ignored = 0
-    if 0 <= ignore_index < 256:
-        ignored = int(table[ignore_index].sum())
-        table[ignore_index] = 0
-    return table[:num_classes, :num_classes].contiguous(), ignored
-
-
-@functools.cache
-def _pair_counter() -> Callable[[np.ndarray[Any, Any], np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    import numba  # 0.2 s, and only for those who score
-
-    try:
-        return numba.njit(cache=True, nogil=True)(_count_pairs)
-    except RuntimeError:  # no folder to keep the machine code in: compile it once a process, 0.3 s
-        return numba.njit(nogil=True)(_count_pairs)
-
-
-@no_type_check
-def _count_pairs(target, pred):
-    """Counts `(256, 256)` of the value pairs of two uint8 arrays of one length.
-
-    Masks are smooth: eight equal pairs in a row are the rule, and are added at once. On CamVid truth this is 4 times a
-    loop over pixels (whose additions to one counter wait for each other) and 8 times torch.bincount.
-    """
-    counts = np.zeros((256, 256), np.int64)
-    words = target.size // 8
-    target_words = target[: words * 8].view(np.uint64)
-    pred_words = pred[: words * 8].view(np.uint64)
-    every_byte = np.uint64(0x0101010101010101)
-    for word in range(words):
-        first = word * 8
-        if target_words[word] == target[first] * every_byte and pred_words[word] == pred[first] * every_byte:
-            counts[target[first], pred[first]] += 8
-        else:
-            for pixel in range(first, first + 8):
-                counts[target[pixel], pred[pixel]] += 1
-    for pixel in range(words * 8, target.size):
-        counts[target[pixel], pred[pixel]] += 1
-    return counts
-
-
 def _refuse_illegal(target: Tensor, pred: Tensor, num_classes: int, ignore_index: int) -> None:
-    counted = target != ignore_index
-    strange = target[counted & ((target < 0) | (target >= num_classes))]
-    if len(strange):
-        raise FullyconvError(
-            "SEG-E001",
-            f"the truth holds values that are no class: {_listed(strange)}; "
-            f"expected 0 to {num_classes - 1}, or {ignore_index} for pixels to ignore",
-        )
-    strange = pred[counted & ((pred < 0) | (pred >= num_classes))]
+    refuse_illegal_truth(target, num_classes, ignore_index)
+    pred = pred.long()
+    strange = pred[(target.long() != ignore_index) & ((pred < 0) | (pred >= num_classes))]
     raise FullyconvError(
         "SEG-E002",
-        f"the prediction holds values that are no class: {_listed(strange)}; expected 0 to {num_classes - 1}"
+        f"the prediction holds values that are no class: {listed(strange)}; expected 0 to {num_classes - 1}"
         + (f"; only pixels whose truth is {ignore_index} may hold {ignore_index}" if ignore_index in strange else ""),
     )
-
-
-def _listed(values: Tensor) -> str:
-    distinct, counts = (column.tolist() for column in torch.unique(values, return_counts=True))
-    shown = [f"{value} ({counted(count, 'pixel')})" for value, count in zip(distinct[:5], counts[:5], strict=True)]
-    return ", ".join(shown) + (f" and {len(distinct) - 5} more" if len(distinct) > 5 else "")
 
 
 def _size(mask: Tensor) -> str:

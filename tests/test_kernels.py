@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
-from fullyconv import kernels
+from fullyconv import kernels, metrics
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.kernels import cpu, graph, loops, reference
@@ -382,3 +382,72 @@ def test_no_two_slabs_write_to_one_place(monkeypatch):
     scores = torch.randn(1, 3, 4, 5, requires_grad=True)
     cpu.upsample_cross_entropy(scores, torch.randint(0, 3, (1, 32, 40))).backward()
     assert touched == [False]
+
+
+def matrix_of(target: Tensor, pred: Tensor, classes: int, ignore_index: int = 255) -> list[list[int]]:
+    """The confusion matrix pixel by pixel."""
+    matrix = [[0] * classes for _ in range(classes)]
+    for true, given in zip(target.flatten().tolist(), pred.flatten().tolist(), strict=True):
+        if true != ignore_index:
+            matrix[true][given] += 1
+    return matrix
+
+
+@pytest.mark.parametrize("grid", [None, Grid(Fraction(8), Fraction(-5))])
+@pytest.mark.parametrize(("cells", "size"), SIZES)
+def test_confusion_counts_the_label_map(cells: tuple[int, int], size: tuple[int, int], grid: Grid | None) -> None:
+    scores, target = smooth_scores(2, 7, *cells), random_target(2, 7, size)
+    expected = matrix_of(target, reference.upsample_argmax(scores, size, grid=grid), 7)
+    for truth in (target, target.byte(), target.int()):
+        assert kernels.upsample_confusion(scores, truth, grid=grid).tolist() == expected
+
+
+def test_confusion_of_strange_scores_counts_the_label_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, target = torch.randn(2, 5, 9, 7), random_target(2, 5, (70, 55))
+    scores[torch.rand(scores.shape) < 0.05] = torch.nan
+    scores[torch.rand(scores.shape) < 0.05] = -torch.inf
+    expected = matrix_of(target, reference.upsample_argmax(scores, (70, 55)), 5)
+    for pixels in (1, 600, 1 << 18):  # bands of one slab, of some, of an image
+        monkeypatch.setattr(cpu, "BAND_PIXELS", pixels)
+        assert kernels.upsample_confusion(scores, target).tolist() == expected
+    monkeypatch.setenv("FULLYCONV_REFERENCE", "1")
+    assert kernels.upsample_confusion(scores, target).tolist() == expected
+
+
+def test_confusion_of_many_classes_and_of_none_that_count() -> None:
+    scores, target = smooth_scores(1, 300, 3, 4), torch.randint(0, 299, (1, 24, 32))
+    expected = matrix_of(target, kernels.upsample_argmax(scores, (24, 32)).int(), 300, 299)
+    assert kernels.upsample_confusion(scores, target, ignore_index=299).tolist() == expected
+    assert not kernels.upsample_confusion(scores, torch.full_like(target, 999), ignore_index=999).any()
+
+
+def test_confusion_refuses_what_the_confusion_matrix_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, target = torch.randn(1, 4, 3, 5), torch.zeros(1, 24, 40, dtype=torch.int64)
+    target[0, 3, :7], target[0, 9, 9] = 12, -1
+    with pytest.raises(FullyconvError, match=r"SEG-E001.*-1 \(1 pixel\), 12 \(7 pixels\)") as plain:
+        metrics.confusion_matrix(target, kernels.upsample_argmax(scores, (24, 40)), 4)
+    for forced in ("0", "1"):
+        monkeypatch.setenv("FULLYCONV_REFERENCE", forced)
+        with pytest.raises(FullyconvError) as fused:
+            kernels.upsample_confusion(scores, target)
+        assert str(fused.value) == str(plain.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize("ignore_index", [255, 3, -1])
+@pytest.mark.parametrize("length", [1, 64, 65, 200, 1000])
+def test_pairs_are_counted_as_in_the_reference(length: int, ignore_index: int, dtype: torch.dtype) -> None:
+    noise = torch.randint(0, 8, (2, length))  # of 5 classes
+    runs = torch.randint(0, 8, (2, length // 20 + 1)).repeat_interleave(20, 1)[:, :length]
+    for target, pred in (noise, runs, (runs[0], noise[1]), torch.cat((runs, noise, runs), 1)):
+        counts = cpu.count_pairs(target.to(dtype), pred.to(dtype), 5, ignore_index)
+        assert torch.equal(counts, reference.count_pairs(target, pred, 5, ignore_index))
+
+
+def test_pairs_of_large_masks_are_counted_by_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, pred = torch.randint(0, 5, (2, 3, 70, 90), dtype=torch.uint8)
+    monkeypatch.setattr(cpu, "BAND_PIXELS", 1000)
+    torch.set_num_threads(3)
+    counts = cpu.count_pairs(target, pred, 5, 255)
+    torch.set_num_threads(1)
+    assert torch.equal(counts, reference.count_pairs(target, pred, 5, 255))

@@ -8,13 +8,20 @@ from types import ModuleType
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Int64, Integer, Shaped
 from torch import Tensor
 
 from fullyconv.geometry import Grid
 from fullyconv.kernels import graph, reference
 
-__all__ = ["reference_forced", "upsample", "upsample_argmax", "upsample_cross_entropy"]
+__all__ = [
+    "count_pairs",
+    "reference_forced",
+    "upsample",
+    "upsample_argmax",
+    "upsample_confusion",
+    "upsample_cross_entropy",
+]
 
 
 def upsample(
@@ -53,9 +60,56 @@ def upsample_argmax(
         wins over any number, as in `torch.argmax`.
     """
     _refuse_impossible(scores, size)
-    if scores.shape[1] > 65536:
-        raise ValueError(f"a label map holds at most 65536 classes (uint16), got scores of {scores.shape[1]}")
+    _refuse_many(scores)
     return _implementation(scores).upsample_argmax(scores, size, grid=grid)  # type: ignore[no-any-return]
+
+
+def upsample_confusion(
+    scores: Float[Tensor, "n k h w"],
+    target: Integer[Tensor, "n height width"],
+    *,
+    ignore_index: int = 255,
+    grid: Grid | None = None,
+) -> Int64[Tensor, "k k"]:
+    """How many pixels of each true class have each class as their highest upsampled score: row target, column winner.
+
+    Equal to the confusion matrix of the target and `upsample_argmax(scores, target.shape[1:], grid=grid)`, which is
+    never stored whole on the CPU.
+
+    Args:
+        scores: Coarse scores.
+        target: Class indices or `ignore_index` at full size; this fixes the size.
+        ignore_index: The target value of pixels that do not count.
+        grid: Where the cells lie; as in `upsample`.
+
+    Raises:
+        FullyconvError: SEG-E001 if the target holds a value that is neither a class nor `ignore_index`.
+    """
+    _refuse_impossible(scores, (target.shape[1], target.shape[2]))
+    _refuse_many(scores)
+    _refuse_unpaired(scores, target)
+    counts = _implementation(scores).upsample_confusion(scores, target, ignore_index=ignore_index, grid=grid)
+    if counts[-1].any():
+        reference.refuse_illegal_truth(target, scores.shape[1], ignore_index)
+    return counts[:-2, :-1].contiguous()  # type: ignore[no-any-return]
+
+
+def count_pairs(
+    target: Integer[Tensor, "..."], pred: Integer[Tensor, "..."], classes: int, ignore_index: int
+) -> Int64[Tensor, "k_and_2 k_and_1"]:
+    """How many pixels have each pair of values in two masks of one shape: row target, column pred.
+
+    Args:
+        target, pred: Masks of any integer type; uint8 on the CPU is the fastest.
+        classes: How many classes K there are.
+        ignore_index: The target value that is not counted; it goes before a class.
+
+    Returns:
+        `(K + 2, K + 1)`: row K holds the ignored pixels, row K + 1 those whose target is no class, column K those whose
+        pred is no class. On the device of `target`.
+    """
+    counts: Tensor = _implementation(target).count_pairs(target, pred.to(target.device), classes, ignore_index)
+    return counts
 
 
 def upsample_cross_entropy(
@@ -88,8 +142,7 @@ def upsample_cross_entropy(
     """
     height, width = target.shape[1:]
     _refuse_impossible(scores, (height, width))
-    if len(target) != len(scores):
-        raise ValueError(f"expected one target per image, got {len(target)} targets for {len(scores)} score maps")
+    _refuse_unpaired(scores, target)
     if weight is not None and weight.shape != scores.shape[1:2]:
         raise ValueError(f"expected one weight per class, shape ({scores.shape[1]},), got {tuple(weight.shape)}")
     if reduction not in ("mean", "sum"):
@@ -116,11 +169,11 @@ def reference_forced() -> bool:
     return os.environ.get("FULLYCONV_REFERENCE", "0") not in ("", "0")
 
 
-def _implementation(scores: Tensor) -> ModuleType:
-    """The module whose functions work on these scores: the CPU's if it can, the reference otherwise."""
+def _implementation(given: Tensor) -> ModuleType:
+    """The module whose functions work on these scores or masks: the CPU's if it can, the reference otherwise."""
     if reference_forced() or torch.compiler.is_compiling():
         return reference
-    if scores.device.type != "cpu" or scores.dtype == torch.float64:
+    if given.device.type != "cpu" or given.dtype == torch.float64:
         return reference
     from fullyconv.kernels import cpu  # imports numba: a third of a second that only those who need it pay
 
@@ -132,3 +185,13 @@ def _refuse_impossible(scores: Tensor, size: tuple[int, int]) -> None:
         raise ValueError(f"expected scores of shape (N, K, h, w) without an empty axis, got {tuple(scores.shape)}")
     if min(size) < 1:
         raise ValueError(f"expected a size of at least 1x1 pixels, got {size[0]}x{size[1]}")
+
+
+def _refuse_many(scores: Tensor) -> None:
+    if scores.shape[1] > 65536:
+        raise ValueError(f"a label map holds at most 65536 classes (uint16), got scores of {scores.shape[1]}")
+
+
+def _refuse_unpaired(scores: Tensor, target: Tensor) -> None:
+    if len(target) != len(scores):
+        raise ValueError(f"expected one target per image, got {len(target)} targets for {len(scores)} score maps")

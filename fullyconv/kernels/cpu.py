@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Int64, Integer, Shaped
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fullyconv.geometry import Grid
-from fullyconv.kernels import labelling, loops
+from fullyconv.kernels import counting, labelling, loops
 from fullyconv.kernels.reference import label_dtype, refuse_illegal
 from fullyconv.kernels.taps import Taps, taps
 from fullyconv.kernels.vectors import LANES, ROWS
@@ -22,23 +22,73 @@ from fullyconv.kernels.vectors import LANES, ROWS
 CHUNKS_PER_THREAD = 4
 """Slabs differ in work (ignored pixels, clamped borders); smaller chunks even that out."""
 
+BAND_PIXELS = 1 << 18
+"""Pixels that are counted at a time: few enough for the cache, and too few to be worth waking another thread."""
+
 
 def upsample_argmax(
     scores: Float[Tensor, "n k h w"], size: tuple[int, int], *, grid: Grid | None = None
 ) -> Shaped[Tensor, "n height width"]:
     """See `fullyconv.kernels.upsample_argmax`; rules out, cell by cell, the classes that cannot win."""
-    (batch, classes, cell_rows, cell_columns), (height, width) = scores.shape, size
-    rows, columns = taps(cell_rows, height, grid), taps(cell_columns, width, grid)
-    mask = torch.empty((batch, height, width), dtype=label_dtype(classes))
-    constants: tuple[Any, ...] = (
-        _array(scores, torch.float32),
-        _slab_starts(rows, cell_rows),
-        np.pad(rows.weight.astype(np.float32), (0, ROWS)),
-        *_pieces(columns),
-        mask.numpy(),
-    )
+    batch, classes, cell_rows = scores.shape[:3]
+    mask = torch.empty((batch, *size), dtype=label_dtype(classes))
+    constants = (_array(scores, torch.float32), *_slabs_and_pieces(scores, size, grid), mask.numpy())
     in_parallel(lambda first, last: labelling.argmax_slabs(first, last, *constants), batch * cell_rows)
     return mask
+
+
+def upsample_confusion(
+    scores: Float[Tensor, "n k h w"],
+    target: Integer[Tensor, "n height width"],
+    *,
+    ignore_index: int,
+    grid: Grid | None = None,
+) -> Int64[Tensor, "k_and_2 k_and_1"]:
+    """The `count_pairs` of the target and the label map, of which each thread holds one band of rows at a time."""
+    (batch, classes, cell_rows), (height, width) = scores.shape[:3], target.shape[1:]
+    starts, shares, column_shares, pieces, left = _slabs_and_pieces(scores, (height, width), grid)
+    slabs = max(1, BAND_PIXELS * cell_rows // (height * width))
+    bands = -(-cell_rows // slabs)
+    coarse, label = _array(scores, torch.float32), label_dtype(classes)
+
+    def work(first: int, last: int) -> None:
+        for image, band in (divmod(task, bands) for task in range(first, last)):
+            begin, end = band * slabs, min(band * slabs + slabs, cell_rows)
+            top, bottom = starts[begin], starts[end]
+            mask = torch.empty((1, bottom - top, width), dtype=label)
+            cells = coarse[image : image + 1]
+            labelling.argmax_slabs(
+                begin, end, cells, starts - top, shares[top:], column_shares, pieces, left, mask.numpy()
+            )
+            parts.append(_counted(target[image, top:bottom], mask[0], classes, ignore_index))
+
+    parts = [np.zeros((classes + 2, classes + 1), np.int64)]
+    in_parallel(work, batch * bands)
+    return torch.from_numpy(np.sum(parts, axis=0))
+
+
+def count_pairs(
+    target: Integer[Tensor, "..."], pred: Integer[Tensor, "..."], classes: int, ignore_index: int
+) -> Int64[Tensor, "k_and_2 k_and_1"]:
+    """See `fullyconv.kernels.count_pairs`."""
+    target, pred = target.reshape(-1), pred.reshape(-1)
+
+    def work(first: int, last: int) -> None:
+        part = slice(first * BAND_PIXELS, last * BAND_PIXELS)
+        parts.append(_counted(target[part], pred[part], classes, ignore_index))
+
+    parts: list[np.ndarray[Any, Any]] = []
+    in_parallel(work, -(-len(target) // BAND_PIXELS))
+    return torch.from_numpy(sum(parts[1:], parts[0]))
+
+
+def _counted(target: Tensor, pred: Tensor, classes: int, ignore_index: int) -> np.ndarray[Any, Any]:
+    counts = np.zeros((classes + 2, classes + 1), np.int64)
+    dtype = torch.uint8 if target.dtype == pred.dtype == torch.uint8 else torch.int64
+    if target.numel():
+        true, given = (_array(mask, dtype).reshape(-1) for mask in (target, pred))
+        counting.count_pairs(true, given, classes, ignore_index, counts.reshape(-1))
+    return counts
 
 
 def upsample_cross_entropy(
@@ -148,6 +198,14 @@ def _geometry(rows: Taps, columns: Taps, cell_rows: int) -> tuple[np.ndarray[Any
 def _slab_starts(rows: Taps, cell_rows: int) -> np.ndarray[Any, Any]:
     """The first pixel row below each coarse row, and the end."""
     return np.searchsorted(rows.left, np.arange(cell_rows + 1)).astype(np.int64)
+
+
+def _slabs_and_pieces(scores: Tensor, size: tuple[int, int], grid: Grid | None) -> tuple[np.ndarray[Any, Any], ...]:
+    """The five arrays between `scores` and `mask` that `labelling.argmax_slabs` asks for."""
+    cell_rows, cell_columns = scores.shape[2:]
+    rows, columns = taps(cell_rows, size[0], grid), taps(cell_columns, size[1], grid)
+    shares = np.pad(rows.weight.astype(np.float32), (0, ROWS))
+    return _slab_starts(rows, cell_rows), shares, *_pieces(columns)
 
 
 def _pieces(columns: Taps) -> tuple[np.ndarray[Any, Any], ...]:

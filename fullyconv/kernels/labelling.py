@@ -10,6 +10,8 @@ Measured on one thread at 1024 x 2048, against blocks of 64 columns whose classe
 smooth 2.5 ms for 5.3, noise 7.3 for 18.2; K = 150 smooth 7.1 for 13.3, noise 37.9 for 114.4.
 """
 
+from typing import Any
+
 import numpy as np
 
 from fullyconv.kernels.compiling import Array, compiled, compiled_once
@@ -122,22 +124,22 @@ def label_slab(
                     break
                 piece += 1
             for y in range(rows):
-                for x in range(start, pieces[piece]):
-                    labels[y, x] = classes[0]
+                for column in range(start, pieces[piece]):
+                    labels[y, column] = classes[0]
             continue
         beside = min(cell + 1, last_cell)
         for k in range(count):
-            source, x, at = np.uint32(classes[k]), np.uint64(start), np.uint64(k)
+            source, x, into = np.uint32(classes[k]), np.uint64(start), np.uint64(k)
             near, far = scores[image, source, row, cell], scores[image, source, row, beside]
-            interpolate(upper, at, column_shares, x, near, far)
+            interpolate(upper, into, column_shares, x, near, far)
             near, far = scores[image, source, below, cell], scores[image, source, below, beside]
-            interpolate(lower, at, column_shares, x, near, far)
+            interpolate(lower, into, column_shares, x, near, far)
         for y in range(0, rows, ROWS):
             contest(upper, lower, row_shares, np.uint64(y), classes, np.uint64(count), labels, np.uint64(start))
 
 
 @compiled
-def between(near: float, far: float, share: float) -> float:
+def between(near: Any, far: Any, share: Any) -> Any:
     """What lies between two scores; the far one is not read at share 0, for infinity times zero would be NaN."""
     return near if share == ZERO else near * (np.float32(1) - share) + far * share
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Int64, Integer, Shaped
 from torch import Tensor
 
 from fullyconv.errors import FullyconvError
@@ -43,6 +43,31 @@ def upsample_argmax(
     return mask
 
 
+def count_pairs(
+    target: Integer[Tensor, "..."], pred: Integer[Tensor, "..."], classes: int, ignore_index: int
+) -> Int64[Tensor, "k_and_2 k_and_1"]:
+    """See `fullyconv.kernels.count_pairs`."""
+    target, pred = target.flatten().long(), pred.flatten().long()
+    rows = torch.where((target < 0) | (target >= classes), classes + 1, target).masked_fill(
+        target == ignore_index, classes
+    )
+    columns = torch.where((pred < 0) | (pred >= classes), classes, pred)
+    shape = classes + 2, classes + 1
+    return torch.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).view(shape)
+
+
+def upsample_confusion(
+    scores: Float[Tensor, "n k h w"],
+    target: Integer[Tensor, "n height width"],
+    *,
+    ignore_index: int,
+    grid: Grid | None = None,
+) -> Int64[Tensor, "k_and_2 k_and_1"]:
+    """The `count_pairs` of the target and the label map."""
+    labels = upsample_argmax(scores, (target.shape[1], target.shape[2]), grid=grid)
+    return count_pairs(target.to(labels.device), labels, scores.shape[1], ignore_index)
+
+
 def upsample_cross_entropy(
     scores: Float[Tensor, "n k h w"],
     target: Integer[Tensor, "n height width"],
@@ -75,19 +100,41 @@ def label_dtype(classes: int) -> torch.dtype:
     return torch.uint8 if classes <= 256 else torch.uint16
 
 
-def refuse_illegal(target: Integer[Tensor, "n height width"], classes: int, ignore_index: int) -> None:
+def refuse_illegal(target: Integer[Tensor, "..."], classes: int, ignore_index: int) -> None:
     """Raises SEG-T030 if the target holds a value that is neither one of `classes` classes nor ignored."""
-    values = target[((target < 0) | (target >= classes)) & (target != ignore_index)]
+    values = illegal_values(target, classes, ignore_index)
     if len(values) == 0:
         return
-    found, counts = (column.tolist() for column in torch.unique(values, return_counts=True))
-    listed = ", ".join(f"{value} ({counted(count, 'pixel')})" for value, count in zip(found[:5], counts, strict=False))
     raise FullyconvError(
         "SEG-T030",
-        f"the target holds values outside 0 ... {classes - 1} that are not ignored ({ignore_index}): {listed}"
-        f"{', ...' if len(found) > 5 else ''}; train a model of more classes, or map these values to a class or to "
-        "ignore",
+        f"the target holds values outside 0 ... {classes - 1} that are not ignored ({ignore_index}): {listed(values)}; "
+        "train a model of more classes, or map these values to a class or to ignore",
     )
+
+
+def refuse_illegal_truth(target: Integer[Tensor, "..."], classes: int, ignore_index: int) -> None:
+    """Raises SEG-E001 likewise, where a prediction is scored."""
+    values = illegal_values(target, classes, ignore_index)
+    if len(values) == 0:
+        return
+    raise FullyconvError(
+        "SEG-E001",
+        f"the truth holds values that are no class: {listed(values)}; "
+        f"expected 0 to {classes - 1}, or {ignore_index} for pixels to ignore",
+    )
+
+
+def illegal_values(target: Integer[Tensor, "..."], classes: int, ignore_index: int) -> Integer[Tensor, " n"]:
+    """What is neither a class nor ignored."""
+    target = target.long()
+    return target[((target < 0) | (target >= classes)) & (target != ignore_index)]
+
+
+def listed(values: Integer[Tensor, " n"]) -> str:
+    """The distinct values and their numbers of pixels, for a message."""
+    distinct, counts = (column.tolist() for column in torch.unique(values, return_counts=True))
+    shown = [f"{value} ({counted(count, 'pixel')})" for value, count in zip(distinct[:5], counts[:5], strict=True)]
+    return ", ".join(shown) + (f" and {len(distinct) - 5} more" if len(distinct) > 5 else "")
 
 
 class _Upsample(torch.autograd.Function):

@@ -10,6 +10,8 @@ from numba.core import cgutils, types
 
 from fullyconv.kernels.compiling import instruction
 
+_code: Any = cgutils  # its functions have no types
+
 LANES = 8
 """Neighbouring pixels that are worked on at once: the cell of a network of stride 8, and an AVX register of float32."""
 
@@ -62,12 +64,12 @@ def contest(
         scalars = [_load(context, builder, shares_type, shares, [row]) for row in rows]
         share = [_splat(builder, scalar, LANES) for scalar in scalars]
         rest = [_splat(builder, builder.fsub(_FLOAT(1.0), scalar), LANES) for scalar in scalars]
-        best = [cgutils.alloca_once(builder, ir.VectorType(_FLOAT, LANES)) for _ in rows]
-        winner = [cgutils.alloca_once(builder, ir.VectorType(_I32, LANES)) for _ in rows]
+        best = [_code.alloca_once(builder, ir.VectorType(_FLOAT, LANES)) for _ in rows]
+        winner = [_code.alloca_once(builder, ir.VectorType(_I32, LANES)) for _ in rows]
         for row in range(ROWS):
             builder.store(_splat(builder, _FLOAT(float("-inf")), LANES), best[row])
             builder.store(_splat(builder, _I32(0), LANES), winner[row])
-        with cgutils.for_range(builder, count) as loop:
+        with _code.for_range(builder, count) as loop:
             near = _load(context, builder, upper_type, upper, [loop.index, _I64(0)], LANES)
             far = _load(context, builder, lower_type, lower, [loop.index, _I64(0)], LANES)
             contender = _load(context, builder, contenders_type, contenders, [loop.index])
@@ -200,5 +202,5 @@ def _store(context: Any, builder: Any, kind: Any, array: Any, index: Any, value:
 
 def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, value: Any) -> Any:
     view = context.make_array(kind)(context, builder, array)
-    element = cgutils.get_item_pointer(context, builder, kind, view, index, wraparound=False)
+    element = _code.get_item_pointer(context, builder, kind, view, index, wraparound=False)
     return builder.bitcast(element, value.as_pointer())
