@@ -20,7 +20,7 @@ PACKAGE = ROOT / "fullyconv"
 FLOORS = (
     ("errors", "geometry", "means", "progress", "wording"),
     ("labels", "arguments", "kernels"),
-    ("drawing", "images", "losses", "metrics", "sampling", "surgery", "timing", "transforms"),
+    ("drawing", "images", "losses", "metrics", "rasters", "sampling", "surgery", "timing", "transforms"),
     ("charts", "datasets", "hha", "models"),
     ("artefact", "doctor", "mask_folders", "released"),
     ("runtimes",),

@@ -1,0 +1,347 @@
+"""Images larger than memory, read and written by windows: TIFFs, with their georeference, and zarr arrays.
+
+Pictures in other formats, and TIFFs that this room does not know (turned, of less than 8 bits, in colours other than
+RGB), are read whole by `images`.
+"""
+
+import json
+import struct
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+
+Array = np.ndarray[Any, Any]
+Rows = Callable[[int, int], Array]
+"""Full rows of a label map, from one up to another."""
+
+LARGE_PIXELS = 64_000_000
+"""A TIFF above this is read by windows: its pixels, label map and overlay together would take half a gigabyte."""
+ARRAY_FILES = ("zarr.json", ".zarray", ".zgroup")
+GEOREFERENCE_TAGS = {33550, 33922, 34264, 34735}  # GeoTIFF: pixel scale, tie points, transformation, keys
+ORIENTATION = 0x0112
+BLOCK = 512
+LEAST_CACHE = 16_000_000
+KNOWN_COLORS = {1, 2, 3, 6}  # TIFF's PhotometricInterpretation: black is zero, RGB, palette, YCbCr
+
+
+@dataclass(frozen=True)
+class Raster(ABC):
+    """An image in a file, opened to be read by windows.
+
+    Args:
+        path: Of the file or folder.
+        size: Height and width in pixels.
+        row_bytes: What a row of its pixels takes in memory.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    row_bytes: int
+
+    @abstractmethod
+    def read(self, rows: slice, columns: slice) -> Array:
+        """The pixels of a window, `(h, w, C)` as stored; 0 where they are no data.
+
+        Raises:
+            FullyconvError: SEG-D009 if they cannot be decoded.
+        """
+
+    @abstractmethod
+    def preview(self, step: int) -> Array:
+        """Every `step`-th pixel of both axes from `step // 2` on, `(h, w, C)`."""
+
+    @abstractmethod
+    def has_data(self, first: int, last: int) -> Array | None:
+        """Where full rows hold data, bool `(rows, W)`; None if that is everywhere."""
+
+    @abstractmethod
+    def write_labels(self, path: Path, rows: Rows, labels: LabelSet) -> None:
+        """Writes a label map of this image in its format.
+
+        Args:
+            path: Of the new file or folder.
+            rows: Gives the map's rows.
+            labels: What its values mean.
+        """
+
+
+def by_windows(path: Path) -> bool:
+    """Whether an image is one to read by windows: a zarr array, or a TIFF that is large or has a georeference.
+
+    Raises:
+        FullyconvError: SEG-D024 if that needs a package that is not installed, SEG-D009 for a damaged file.
+    """
+    if is_zarr(path):
+        return True
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        return False
+    try:
+        import rasterio  # noqa: F401
+        import tifffile
+    except ImportError:
+        if _pillow_pixels(path) > LARGE_PIXELS:
+            raise FullyconvError(
+                "SEG-D024", f"{path} is too large to be read whole; to read it by windows: {INSTALL}"
+            ) from None
+        return False
+    try:
+        with tifffile.TiffFile(path) as file:
+            page, tags = file.pages.first, file.pages.first.tags
+            georeferenced = any(tag in tags for tag in GEOREFERENCE_TAGS)
+            large = page.imagewidth * page.imagelength > LARGE_PIXELS
+            upright = ORIENTATION not in tags or tags[ORIENTATION].value == 1
+            plain = page.photometric in KNOWN_COLORS and page.bitspersample % 8 == 0
+            return (georeferenced or large) and upright and plain and len(file.series[0].pages) == 1
+    except (tifffile.TiffFileError, struct.error, OSError, ValueError, IndexError, KeyError) as error:
+        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
+
+
+INSTALL = "pip install 'fullyconv[geo]'"
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr array or a group of them."""
+    return path.is_dir() and any((path / name).exists() for name in ARRAY_FILES)
+
+
+def label_suffix(path: Path) -> str:
+    """The suffix of a label map beside an image that is read by windows."""
+    return ".zarr" if is_zarr(path) else ".tif"
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Raster]:
+    """The image in a file that `by_windows` says is to be read so, for as long as it is needed.
+
+    Raises:
+        FullyconvError: SEG-D009 if it cannot be decoded, SEG-D011 if its axes are not those of an image, SEG-D024 if a
+            package is not installed.
+    """
+    if is_zarr(path):
+        yield _opened_zarr(path)
+        return
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with _decoding(path):
+            dataset = rasterio.open(path)
+        with dataset:
+            row_bytes = dataset.width * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
+            yield Tiff(path, (dataset.height, dataset.width), row_bytes, dataset)
+
+
+@contextmanager
+def caching(size: int) -> Iterator[None]:
+    """Lets decoded blocks of TIFFs take so many bytes of memory, in which neighbouring windows find what they share."""
+    try:
+        import rasterio
+    except ImportError:  # zarr arrays are read without it
+        yield
+        return
+    with rasterio.Env(GDAL_CACHEMAX=max(LEAST_CACHE, size)):
+        yield
+
+
+@dataclass(frozen=True)
+class Tiff(Raster):
+    """A TIFF.
+
+    Args:
+        dataset: Rasterio's.
+    """
+
+    dataset: Any
+
+    def read(self, rows: slice, columns: slice) -> Array:
+        window = ((rows.start, rows.stop), (columns.start, columns.stop))
+        with _decoding(self.path):
+            pixels = self._colored(self.dataset.read(window=window))
+            if self._has_gaps:
+                pixels[self.dataset.dataset_mask(window=window) == 0] = 0
+        return pixels
+
+    def preview(self, step: int) -> Array:
+        height, width = (side // step for side in self.size)
+        window, shape = ((0, height * step), (0, width * step)), (height, width)
+        with _decoding(self.path):
+            pixels = self._colored(self.dataset.read(window=window, out_shape=(self.dataset.count, *shape)))
+            if self._has_gaps:
+                pixels[self.dataset.dataset_mask(window=window, out_shape=shape) == 0] = 0
+        return pixels
+
+    def has_data(self, first: int, last: int) -> Array | None:
+        if not self._has_gaps:
+            return None
+        with _decoding(self.path):
+            return np.asarray(self.dataset.dataset_mask(window=((first, last), (0, self.size[1]))) != 0)
+
+    def write_labels(self, path: Path, rows: Rows, labels: LabelSet) -> None:
+        """Writes a cloud-optimised GeoTIFF: in compressed tiles with overviews, a palette and the georeference.
+
+        Beside it lies an intermediate file, as a cloud-optimised one cannot be written in order.
+        """
+        import rasterio
+        import rasterio.shutil
+        from rasterio.errors import RasterioError
+
+        draft = path.with_name(f"{path.name}.draft")
+        height, width = self.size
+        dtype = label_dtype(labels)
+        profile = {"height": height, "width": width, "count": 1, "dtype": dtype, "nodata": labels.ignore_index}
+        tiling = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate", "zlevel": 1}
+        try:
+            with rasterio.open(
+                draft, "w", "GTiff", BIGTIFF="IF_SAFER", **profile, **tiling, **self._place()
+            ) as dataset:
+                if dtype == np.uint8:
+                    palette = np.array(labels.palette()).reshape(256, 3)
+                    dataset.write_colormap(1, dict(enumerate(map(tuple, palette.tolist()))))
+                dataset.update_tags(classes=json.dumps(labels.names))
+                for first in range(0, height, BLOCK):
+                    last = min(height, first + BLOCK)
+                    dataset.write(rows(first, last), 1, window=((first, last), (0, width)))
+            rasterio.shutil.copy(
+                draft, path, driver="COG", compress="DEFLATE", overview_resampling="MODE", bigtiff="IF_SAFER"
+            )
+        except RasterioError as error:
+            raise FullyconvError(
+                "SEG-P007",
+                f"{path} cannot be written: {error.__cause__ or error}; free some space and repeat the command",
+            ) from None
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @property
+    def _has_gaps(self) -> bool:
+        from rasterio.enums import MaskFlags
+
+        return any(MaskFlags.all_valid not in flags for flags in self.dataset.mask_flag_enums)
+
+    def _colored(self, bands: Array) -> Array:
+        from rasterio.enums import ColorInterp
+
+        if self.dataset.colorinterp[0] != ColorInterp.palette:
+            return np.moveaxis(bands, 0, 2)
+        palette = np.zeros((1 << 8 * bands.itemsize, 3), np.uint8)
+        for index, color in self.dataset.colormap(1).items():
+            palette[index] = color[:3]
+        colors: Array = palette[bands[0]]
+        return colors
+
+    def _place(self) -> dict[str, Any]:
+        """Where the image lies on the Earth, as far as it tells."""
+        points, crs = self.dataset.gcps
+        if points:
+            return {"gcps": points, "crs": crs}
+        if self.dataset.crs is None and self.dataset.transform.is_identity:
+            return {}
+        return {"crs": self.dataset.crs, "transform": self.dataset.transform}
+
+
+@dataclass(frozen=True)
+class Zarr(Raster):
+    """A zarr array.
+
+    Args:
+        array: Of axes `(H, W)`, `(H, W, C)` or `(C, H, W)`.
+        bands_first: Whether it is the last of these.
+    """
+
+    array: Any
+    bands_first: bool
+
+    def read(self, rows: slice, columns: slice) -> Array:
+        try:
+            pixels = np.asarray(self.array[:, rows, columns] if self.bands_first else self.array[rows, columns])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FullyconvError("SEG-D009", f"{self.path} cannot be decoded: {error}") from None
+        if pixels.ndim == 2:
+            return pixels[..., None]
+        return np.moveaxis(pixels, 0, 2) if self.bands_first else pixels
+
+    def preview(self, step: int) -> Array:
+        height, width = (side // step for side in self.size)
+        starts = range(0, height, max(1, BLOCK // step))
+        bands = [
+            self.read(slice(first * step, min(height, first + starts.step) * step), slice(0, width * step))
+            for first in starts
+        ]
+        return np.concatenate([band[step // 2 :: step, step // 2 :: step] for band in bands])
+
+    def has_data(self, first: int, last: int) -> Array | None:
+        return None
+
+    def write_labels(self, path: Path, rows: Rows, labels: LabelSet) -> None:
+        """Writes a zarr array of version 3 with the attributes of this one, and its classes."""
+        import zarr
+
+        height, width = self.size
+        array = zarr.create_array(
+            path,
+            shape=self.size,
+            chunks=(min(height, 2 * BLOCK), min(width, 2 * BLOCK)),
+            dtype=label_dtype(labels),
+            fill_value=labels.ignore_index,
+            dimension_names=("y", "x"),
+            attributes={**self.array.attrs.asdict(), "labels": labels.to_dict()},
+        )
+        for first in range(0, height, 2 * BLOCK):
+            last = min(height, first + 2 * BLOCK)
+            array[first:last] = rows(first, last)
+
+
+def label_dtype(labels: LabelSet) -> np.dtype[Any]:
+    """The type of a label map's pixels in a file."""
+    return np.dtype(np.uint8 if labels.ignore_index == 255 else np.uint16)
+
+
+def _opened_zarr(path: Path) -> Zarr:
+    try:
+        import zarr
+    except ImportError:
+        raise FullyconvError("SEG-D024", f"{path} is a zarr array; to read those: {INSTALL}") from None
+    try:
+        found = zarr.open(path, mode="r")
+        # Of an image at several resolutions, as OME-Zarr keeps it, 0 is the finest.
+        array: Any = found["0"] if isinstance(found, zarr.Group) else found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FullyconvError("SEG-D009", f"{path} cannot be opened as a zarr array: {error}") from None
+    shape = tuple(array.shape)
+    names = [str(name).lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise FullyconvError("SEG-D011", f"{path} has the shape {shape}; expected height, width and bands above 0")
+    bands_first = len(shape) == 3 and (names[-1] == "x" if names else shape[0] < shape[2])
+    size = (shape[1], shape[2]) if bands_first else (shape[0], shape[1])
+    bands = 1 if len(shape) == 2 else shape[0 if bands_first else 2]
+    return Zarr(path, size, size[1] * bands * array.dtype.itemsize, array, bands_first)
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turns what GDAL finds wrong with a file into SEG-D009."""
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error.__cause__ or error}") from None
+
+
+def _pillow_pixels(path: Path) -> int:
+    """Pixels of a TIFF by its header; none if Pillow does not know it, which `images` then tells."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return 0
