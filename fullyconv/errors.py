@@ -389,6 +389,28 @@ FAULTS: dict[str, Fault] = {
         "Tiles must start where the coarsest map has its cells, so their side is a multiple of its stride.",
         "Take the size that the message offers, or auto.",
     ),
+    "SEG-P005": Fault(
+        "The network gives scores that are no numbers",
+        "A class cannot be chosen among NaN. Weights that hold NaN or infinities give them, and so do numbers beyond what "
+        "the precision holds.",
+        "Load an earlier checkpoint; of bf16, take --precision fp32.",
+    ),
+    "SEG-P006": Fault(
+        "Not even the smallest tile fits into memory",
+        "Tiles are halved when memory runs out, down to the coarsest stride of the network.",
+        "Close other programs, raise the memory limit of the container, or take a smaller network.",
+    ),
+    "SEG-P007": Fault(
+        "The disk has no room for the label map",
+        "The label map of a large image grows on the disk, a byte per pixel, before it is compressed.",
+        "Free some space and repeat the command, which goes on where it stopped; or choose another --out.",
+    ),
+    "SEG-P008": Fault(
+        "The unfinished label map is of another image, model or tile",
+        "NAME.tif.part holds the rows that a stopped command finished. To go on with another model, tile or image would "
+        "give one map of two predictions.",
+        "Give the same model, image and --tile again; or remove the .part and .part.json files to begin anew.",
+    ),
     "SEG-P020": Fault(
         "The runtime cannot compute this network",
         "Packed layers need a graph of the network, ONNX Runtime and OpenVINO one for images of every size, compiling "

@@ -7,6 +7,7 @@ Source: the composition rule of Long, Shelhamer and Darrell 2015, section 3; Caf
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -87,10 +88,6 @@ class Grid:
         last = math.floor((size - 1 - self.last) / self.stride)
         return range(max(0, first), last + 1)
 
-    def halo(self) -> int:
-        """Pixels beyond a multiple of the stride that its cell can see: what a tile must carry along on each side."""
-        return math.ceil(max(-self.first, self.last))
-
     def weights(self, cells: int, size: int) -> list[tuple[int, float]]:
         """Linear interpolation from `cells` values on this grid to pixels 0 ... size - 1, clamped at both ends.
 
@@ -126,6 +123,25 @@ def upscore_kernel(factor: int, offset: Fraction) -> tuple[list[float], int]:
     return taps, -low
 
 
+def reach(maps: Sequence[Grid]) -> tuple[int, int]:
+    """How many pixels beyond a block of an image the cells of that block see, before it and after it.
+
+    The block begins and ends on multiples of the coarsest stride. A cell of the finest map sees its own field and,
+    since coarser maps are upscored onto it, the fields of the two nearest cells of the next coarser map, and so on.
+
+    Args:
+        maps: Finest first; each stride is a multiple of the one before.
+    """
+    low, high = maps[0].start, maps[0].start - maps[0].stride  # of the cells from the block's begin, and from its end
+    before = after = 0
+    for grid in maps:
+        low = grid.start + math.floor((low - grid.start) / grid.stride) * grid.stride
+        high = grid.start + math.ceil((high - grid.start) / grid.stride) * grid.stride
+        before = max(before, math.ceil((grid.field - 1) / 2 - low))
+        after = max(after, math.floor((grid.field - 1) / 2 + high) + 1)
+    return before, after
+
+
 @dataclass(frozen=True)
 class Tile:
     """One window of an image along an axis: `start:stop` is computed for the sake of `inner_start:inner_stop`."""
@@ -136,20 +152,20 @@ class Tile:
     inner_stop: int
 
 
-def tile_plan(size: int, tile: int, stride: int, halo: int) -> list[Tile]:
-    """Windows that cover `size` pixels, start on multiples of `stride`, and carry `halo` pixels on each inner side.
+def tile_plan(size: int, tile: int, stride: int, around: tuple[int, int]) -> list[Tile]:
+    """Windows that cover `size` pixels, start on multiples of `stride`, and carry along what their inner parts see.
 
     Args:
         size: Length of the image along the axis.
         tile: Length of the inner part; a multiple of `stride`.
         stride: The coarsest stride of the network, so that every window sees the whole image's grids.
-        halo: Pixels that a result needs on each side; rounded up to a multiple of `stride`.
+        around: Pixels that results need before and after the inner part; the former is rounded up to whole strides.
     """
     if tile < stride or tile % stride:
         near = max(stride, round(tile / stride) * stride)
         raise ValueError(f"tile must be a multiple of the coarsest stride {stride}, got {tile}; use {near}")
-    margin = math.ceil(halo / stride) * stride
+    before = math.ceil(around[0] / stride) * stride
     return [
-        Tile(max(0, inner - margin), min(size, inner + tile + margin), inner, min(size, inner + tile))
+        Tile(max(0, inner - before), min(size, inner + tile + around[1]), inner, min(size, inner + tile))
         for inner in range(0, size, tile)
     ]

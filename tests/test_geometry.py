@@ -143,14 +143,14 @@ def test_interpolation_weights_are_clamped_at_both_ends():
 
 @pytest.mark.parametrize("size", [1, 31, 32, 200, 1000])
 def test_tiles_cover_every_pixel_once_and_start_on_the_stride(size):
-    tiles = tile_plan(size, tile=64, stride=32, halo=50)
+    tiles = tile_plan(size, tile=64, stride=32, around=(50, 40))
     assert [pixel for tile in tiles for pixel in range(tile.inner_start, tile.inner_stop)] == list(range(size))
     for tile in tiles:
         assert tile.start % 32 == 0
         assert tile.start == 0 or tile.inner_start - tile.start >= 50
-        assert tile.stop == size or tile.stop - tile.inner_stop >= 50
+        assert tile.stop == min(size, tile.inner_stop + 40)
 
 
 def test_a_tile_off_the_stride_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="use 512"):
-        tile_plan(1000, tile=500, stride=32, halo=0)
+        tile_plan(1000, tile=500, stride=32, around=(0, 0))

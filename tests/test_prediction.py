@@ -36,16 +36,16 @@ def test_the_mask_is_the_argmax_of_the_logits(segmenter):
     assert np.array_equal(segmenter(image).mask, logits[0].argmax(0).numpy())
 
 
-@pytest.mark.parametrize("name", ["fcn8s-test_resnet", "fcn4s-resnet10t", "fcn16s-tf_efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["fcn8s-test_resnet", "fcn4s-resnet10t"])
 def test_tiled_prediction_equals_whole(name):
     model = create(name, 3)
     for layer in model.score_layers.values():
         nn.init.normal_(layer.weight, std=0.3)
     segmenter = Segmenter(model.eval(), LABELS, {"name": name, "num_classes": 3})
-    image = torch.rand(3, 365, 290)
+    image = torch.rand(3, 330, 130)
     with torch.inference_mode():
-        whole = whole_scores(model, image)
-        tiled = tiled_scores(model, image, 96)
+        whole = whole_scores(segmenter.engine, image)
+        tiled = tiled_scores(segmenter.engine, image, 96)
     assert torch.allclose(tiled, whole, atol=1e-4 * float(whole.abs().max()))
     assert (segmenter(image, tile=96).mask != segmenter(image, tile="none").mask).mean() < 1e-4
 

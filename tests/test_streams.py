@@ -17,6 +17,7 @@ from fullyconv.models import FCN, LateFusion, create, start_from
 from fullyconv.models.heads import head_of
 from fullyconv.prediction import load
 from fullyconv.prediction.tiles import tiled_scores, whole_scores
+from fullyconv.runtimes.engine import Engine
 
 TINY = "fcn8s-test_resnet"
 
@@ -116,7 +117,7 @@ def test_late_fusion_offers_what_a_network_offers(options):
 def test_late_fusion_predicts_tiles_as_the_whole():
     fused, image = LateFusion([tower(), tower(1)]).eval(), torch.rand(4, 300, 170)
     with torch.inference_mode():
-        whole, tiled = whole_scores(fused, image), tiled_scores(fused, image, 96)
+        whole, tiled = whole_scores(Engine(fused), image), tiled_scores(Engine(fused), image, 96)
     assert torch.allclose(tiled, whole, atol=1e-4 * float(whole.abs().max()))
 
 

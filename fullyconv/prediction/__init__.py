@@ -2,7 +2,8 @@
 
 from fullyconv.prediction.files import Predictions, predict_files
 from fullyconv.prediction.segmentation import Segmentation
-from fullyconv.prediction.segmenter import Segmenter, Tiling, load, opened, predict, segmenters_of_heads
+from fullyconv.prediction.segmenter import Segmenter, load, opened, predict, segmenters_of_heads
+from fullyconv.prediction.tiles import Tiling
 
 __all__ = [
     "Predictions",

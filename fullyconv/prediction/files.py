@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from fullyconv import images
+from fullyconv import images, rasters
 from fullyconv.errors import FullyconvError
 from fullyconv.prediction.segmentation import output_files
-from fullyconv.prediction.segmenter import WHOLE_IMAGE_PIXELS, Segmenter, Tiling, opened
+from fullyconv.prediction.segmenter import Segmenter, opened
+from fullyconv.prediction.streaming import stream, streamed_files, unfinished
+from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Tiling
 from fullyconv.wording import counted
 
 
@@ -40,7 +42,10 @@ def predict_files(
     head: Annotated[str, "NAME"] | None = None,
     tile: Tiling = "auto",
 ) -> Predictions:
-    """Segment images: an index PNG with the palette and an overlay with a legend for each.
+    """Segment images: a label map with the palette and an overlay with a legend for each.
+
+    Label maps are PNGs; those of zarr arrays, of TIFFs with a georeference and of TIFFs above 64 megapixels are written
+    by windows in the format of the image. The same command goes on with such an image where it was stopped.
 
     Args:
         model: Model folder or run folder.
@@ -60,12 +65,13 @@ def predict_files(
     named = list(_found(inputs))
     files = [file for file, _ in named]
     scenes = [_further(file, name, more) for file, name in named]
+    streamed = [all(map(rasters.by_windows, (file, *further))) for file, further in zip(files, scenes, strict=True)]
     names = _names(files)
-    taken = [file for name in names for file in output_files(out, name) if file.exists()]
-    if taken:
-        raise FullyconvError(
-            "SEG-P003", f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out"
-        )
+    places = [
+        streamed_files(out, name, file) if by_windows else output_files(out, name)
+        for file, name, by_windows in zip(files, names, streamed, strict=True)
+    ]
+    finished = _finished(places)
     mixing = segmenter.model.global_operations
     if mixing and tile != "none":
         print(
@@ -74,12 +80,32 @@ def predict_files(
             file=sys.stderr,
         )
     outputs = []
-    for file, further, name in zip(files, scenes, names, strict=True):
+    for file, further, name, by_windows, place in zip(files, scenes, names, streamed, places, strict=True):
         begun = time.perf_counter()
-        mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
+        if place in finished:
+            mask, overlay = place
+        elif by_windows:
+            mask, overlay = stream(segmenter, (file, *further), out, name, tile)
+        else:
+            mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
         seconds = round(time.perf_counter() - begun, 3)
         outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
     return Predictions(tuple(outputs))
+
+
+def _finished(places: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """The label maps and overlays that are there already, of a command that was stopped and is given again.
+
+    Raises:
+        FullyconvError: SEG-P003 if they are there and nothing was stopped.
+    """
+    stopped = any(unfinished(mask).exists() for mask, _ in places)
+    taken = [file for place in places for file in place if file.exists()]
+    if taken and not stopped:
+        raise FullyconvError(
+            "SEG-P003", f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out"
+        )
+    return [place for place in places if all(file.exists() for file in place)]
 
 
 def _refuse_tile(tile: Tiling, stride: int) -> None:
@@ -94,16 +120,22 @@ def _found(inputs: Sequence[str]) -> Iterator[tuple[Path, str]]:
     """The files that inputs stand for, each with its name: what `{name}` stands for in a template, else its stem."""
     for given in inputs:
         path = Path(given)
-        if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in images.IMAGE_SUFFIXES)
+        if rasters.is_zarr(path):
+            files = [path]
+        elif path.is_dir():
+            files = sorted(file for file in path.iterdir() if _is_image(file))
         elif path.is_file():
             files = [path]
         else:
             matching = sorted(glob.glob(given.replace("{name}", "*"), recursive=True))
-            files = [Path(file) for file in matching if Path(file).is_file()]
+            files = [Path(file) for file in matching if Path(file).is_file() or rasters.is_zarr(Path(file))]
         if not files:
             raise FullyconvError("SEG-P001", _nothing_found(path))
         yield from ((file, _name_in(file, given)) for file in files)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in images.IMAGE_SUFFIXES or rasters.is_zarr(file)
 
 
 def _name_in(file: Path, given: str) -> str:
@@ -123,7 +155,7 @@ def _further(file: Path, name: str, templates: Sequence[str]) -> list[Path]:
     pictures = [
         Path(template.replace("{folder}", file.parent.as_posix()).replace("{name}", name)) for template in templates
     ]
-    absent = [picture for picture in pictures if not picture.is_file()]
+    absent = [picture for picture in pictures if not (picture.is_file() or rasters.is_zarr(picture))]
     if absent:
         raise FullyconvError(
             "SEG-D030",

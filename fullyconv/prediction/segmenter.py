@@ -1,25 +1,27 @@
 """A model and one image of any size: `Segmenter` predicts."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from fullyconv import artefact, images
 from fullyconv.errors import FullyconvError
 from fullyconv.images import Picture
-from fullyconv.kernels import upsample_argmax
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN
 from fullyconv.models.heads import head_of
 from fullyconv.prediction.segmentation import Segmentation
-from fullyconv.prediction.tiles import tiled_scores, whole_scores
-
-Tiling = int | Literal["auto", "none"]
-
-WHOLE_IMAGE_PIXELS = 4_000_000  # a resnet18's largest maps take 0.5 kB per pixel, so 2 GB
+from fullyconv.prediction.tiles import Tiling, chosen_tile, mask_rows
+from fullyconv.runtimes.computing import Runtime
+from fullyconv.runtimes.engine import Engine
+from fullyconv.runtimes.packed import Precision
 
 
 class Segmenter:
@@ -31,6 +33,7 @@ class Segmenter:
         architecture: The arguments of `models.create` that build it, for `save`.
         facts: What else its model folder shall keep.
         bands: Of each picture of a scene, such as (3, 1) for colour and depth; if left out, all in one picture.
+        engine: What computes the network's scores; if left out, the network itself, packed where that is possible.
     """
 
     heads: Mapping[str, "Segmenter"]  # by name, of a network that was trained under several sets of labels; else empty
@@ -43,6 +46,7 @@ class Segmenter:
         facts: dict[str, Any] | None = None,
         *,
         bands: Sequence[int] = (),
+        engine: Engine | None = None,
     ) -> None:
         if len(labels) != model.num_classes:
             raise FullyconvError(
@@ -53,6 +57,7 @@ class Segmenter:
         self.architecture = architecture or {}
         self.facts = facts or {}
         self.bands = tuple(bands) or (self.channels,)
+        self.engine = engine or Engine(model)
         self.heads = {}
 
     @property
@@ -70,6 +75,15 @@ class Segmenter:
                 4 megapixels; `none` never does.
         """
         return predict(self, image, more=more, tile=tile)
+
+    def computed_by(self, runtime: Runtime, precision: Precision) -> "Segmenter":
+        """The same segmenter, and those of its heads, with another engine."""
+        others = [copy.copy(each) for each in self.heads.values()] or [copy.copy(self)]
+        heads = dict(zip(self.heads, others, strict=False))
+        for other in others:
+            other.heads = heads
+            other.engine = Engine(other.model, runtime, precision, folder=self.engine.folder)
+        return next(other for other in others if other.model is self.model)
 
     def named_architecture(self) -> dict[str, Any]:
         """The arguments of `models.create` that build the network again.
@@ -93,26 +107,44 @@ class Segmenter:
         artefact.save(Path(folder), self.model, self.labels, self.named_architecture(), self.facts, bands=self.bands)
 
 
-def load(folder: str | Path, *, head: str | None = None) -> Segmenter:
+def load(
+    folder: str | Path, *, head: str | None = None, runtime: Runtime = "auto", precision: Precision = "fp32"
+) -> Segmenter:
     """The segmenter of a model folder or a run folder, on the GPU if there is one.
 
     Args:
         folder: What `train` or `Segmenter.save` wrote.
         head: Of a network with several heads, which one; the first if left out. `Segmenter.heads` holds them all.
+        runtime: What computes: see `Engine`.
+        precision: What convolutions compute in.
 
     Raises:
-        FullyconvError: SEG-M040 if there is no head of the name.
+        FullyconvError: SEG-M040 if there is no head of the name, SEG-U009 or SEG-X001 if there is no such runtime here.
     """
-    return opened(folder, head=head)
+    return opened(folder, head=head, runtime=runtime, precision=precision)
 
 
-def opened(model: str | Path | Segmenter, *, head: str | None = None) -> Segmenter:
+def opened(
+    model: str | Path | Segmenter,
+    *,
+    head: str | None = None,
+    runtime: Runtime = "auto",
+    precision: Precision = "fp32",
+) -> Segmenter:
     """The segmenter of a folder, or the given one; if a head is named, that of this head.
 
+    Args:
+        model: If it is a segmenter, it keeps its own engine unless another is asked for.
+        head: Of a network with several heads, which one.
+        runtime: What computes: see `Engine`.
+        precision: What convolutions compute in.
+
     Raises:
-        FullyconvError: SEG-M040 if there is no head of the name.
+        FullyconvError: SEG-M040 if there is no head of the name, SEG-U009 or SEG-X001 if there is no such runtime here.
     """
     segmenter = model if isinstance(model, Segmenter) else _read(Path(model))
+    if (runtime, precision) != ("auto", "fp32"):
+        segmenter = segmenter.computed_by(runtime, precision)
     if head is None:
         return segmenter
     if head not in segmenter.heads:
@@ -131,9 +163,11 @@ def _read(folder: Path) -> Segmenter:
     architecture, facts = config["architecture"], artefact.facts_of(config)
     bands = config["preprocessing"].get("bands", ())
     heads = segmenters_of_heads(model, artefact.labels_of_heads(config), architecture, facts, bands=bands)
-    for segmenter in heads.values():
+    segmenters = list(heads.values()) or [Segmenter(model, labels, architecture, facts, bands=bands)]
+    for segmenter in segmenters:
         segmenter.heads = heads
-    return next(iter(heads.values()), None) or Segmenter(model, labels, architecture, facts, bands=bands)
+        segmenter.engine = Engine(segmenter.model, folder=artefact.place_of(folder))
+    return segmenters[0]
 
 
 def segmenters_of_heads(
@@ -182,25 +216,38 @@ def predict(
 ) -> Segmentation:
     """The label map of an image of any size; tiled gives the same as whole.
 
-    Tiles start on multiples of the coarsest stride and carry a halo as wide as the receptive field, so every coarse
-    score is computed from just the pixels that it would see in the whole image. A network with global operations
-    (squeeze-and-excitation, attention) sees only its tile there, so its tiles differ slightly from the whole.
+    Tiles start on multiples of the coarsest stride and carry along what their cells see, so every coarse score is
+    computed from just the pixels that it would see in the whole image. A network with global operations
+    (squeeze-and-excitation, attention) sees only its tile there; its tiles differ a little from the whole, and blend.
     """
-    pixels = images.stack((image, *more), segmenter.bands)
+    pixels = stacked(segmenter, (image, *more))
+    model, size = segmenter.model, (pixels.shape[1], pixels.shape[2])
+    with evaluating(model):
+        rows = mask_rows(segmenter.engine, lambda *window: pixels[:, *window], size, chosen_tile(model, size, tile))
+        mask = np.concatenate(list(rows))
+    return Segmentation(mask.astype(np.uint8 if len(segmenter.labels) <= 256 else np.uint16), segmenter.labels, pixels)
+
+
+def stacked(segmenter: Segmenter, pictures: Sequence[Picture]) -> Shaped[Tensor, "c height width"]:
+    """The pictures of one scene as the image that a network reads: see `images.stack`.
+
+    Raises:
+        FullyconvError: SEG-D030 for other pictures than the network reads.
+    """
+    pixels = images.stack(pictures, segmenter.bands)
     if pixels.dtype == torch.uint8 and segmenter.architecture.get("log_bands"):
         raise FullyconvError(
             "SEG-D030", "the network takes the logarithm of depth in a picture of 16 bits, got 8; save it with 16"
         )
-    height, width = pixels.shape[1:]
-    if tile == "auto":
-        tile = 1024 if height * width > WHOLE_IMAGE_PIXELS else "none"
-    model = segmenter.model
+    return pixels
+
+
+@contextmanager
+def evaluating(model: FCN) -> Iterator[None]:
+    """Puts a network into evaluation mode for a while."""
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            scores = whole_scores(model, pixels) if tile == "none" else tiled_scores(model, pixels, tile)
-            mask = upsample_argmax(scores, (height, width), grid=model.grid)[0].cpu().numpy()
+        yield
     finally:
         model.train(training)
-    return Segmentation(mask.astype(np.uint8 if len(segmenter.labels) <= 256 else np.uint16), segmenter.labels, pixels)
