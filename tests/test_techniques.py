@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_output_layer_tuning_changes_nothing_else(data: Path, tmp_path: Path):
-    settings = {"steps": 3, "batch": 2, "augment": "none", "ema": 0.0, "validations": 1, "workers": 0}
+    settings = {"steps": 3, "batch": 2, "augment": "none", "ema": 0.0, "validations": 1, "workers": 0, "report": False}
     start = train(data, model=TINY, out=tmp_path / "start", **settings).run
     tuned = train(data, model=TINY, out=tmp_path / "tuned", tune="score", pretrained=str(start), **settings).run
     before = load_file(start / "model" / "model.safetensors")
@@ -114,9 +114,9 @@ def test_an_option_that_could_do_nothing_is_refused(data: Path, tmp_path: Path, 
     ],
 )
 def test_every_switch_can_be_thrown(data: Path, tmp_path: Path, switches: dict[str, object]):
-    settings = {"batch": 2, "steps": 2, "validations": 1, "workers": 0}
+    settings = {"batch": 2, "steps": 2, "validations": 1, "workers": 0, "report": False}
     if switches.get("tune") == "score":
-        start = train(data, model=TINY, out=tmp_path / "start", report=False, **settings)
+        start = train(data, model=TINY, out=tmp_path / "start", **settings)
         settings["pretrained"] = str(start.run)
     run = train(data, model=TINY, out=tmp_path / "run", **settings, **switches).run
     plan = json.loads((run / "plan.json").read_text())
@@ -128,7 +128,7 @@ def test_every_switch_can_be_thrown(data: Path, tmp_path: Path, switches: dict[s
         "none": (None, None),
         "default": (0, [32, 32]),
     }[switches["augment"]]
-    train(data, out=run, resume=True, workers=0)  # the plan is read back
+    train(data, out=run, resume=True, workers=0, report=False)  # the plan is read back
 
 
 def test_dropout_is_element_wise_after_both_hidden_layers(monkeypatch: pytest.MonkeyPatch):

@@ -77,7 +77,8 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_any_number_of_workers_gives_the_same_bits(data, whole, tmp_path):
-    train(data, model=TINY, out=tmp_path / "run", steps=12, batch=4, crop=(32, 32), validations=4, workers=2)
+    length = {"steps": 12, "batch": 4, "crop": (32, 32), "validations": 4}
+    train(data, model=TINY, out=tmp_path / "run", workers=2, report=False, **length)
     assert equal(whole, tmp_path / "run")
 
 
@@ -96,7 +97,7 @@ def test_a_killed_run_resumes_to_the_same_bits(data, whole, tmp_path, step):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    train(data, out=run, resume=True, workers=1)
+    train(data, out=run, resume=True, workers=1, report=False)
     assert equal(whole, run)
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
@@ -106,7 +107,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(data, whole, tmp_
     run = tmp_path / "run"
     run.mkdir()
     (run / "plan.json").write_text((whole / "plan.json").read_text())
-    train(data, out=run, resume=True, workers=0)
+    train(data, out=run, resume=True, workers=0, report=False)
     assert equal(whole, run)
 
 
@@ -128,7 +129,7 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(data, tmp_path, number):
 SMOOTH = ["--model", "fcn16s-test_convnext", "--optimizer", "sgd", "--lr", "0.02", "--ema", "0"]  # no batch statistics
 
 
-@pytest.mark.parametrize("length", [["--steps", "12"], ["--budget", "10s", "--precision", "fp32"]])
+@pytest.mark.parametrize("length", [["--steps", "12", "--no-report"], ["--budget", "10s", "--precision", "fp32"]])
 def test_two_processes_train_as_one(data, tmp_path, length):
     run = tmp_path / "run"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "fullyconv"]
@@ -142,7 +143,15 @@ def test_two_processes_train_as_one(data, tmp_path, length):
     assert kinds.count("validation") >= 1
     assert load(run).labels.names == ("ground", "square")
     if "--steps" in length:
-        options = {"optimizer": "sgd", "lr": 0.02, "ema": 0.0, "batch": 4, "crop": (32, 32), "workers": 0}
+        options = {
+            "optimizer": "sgd",
+            "lr": 0.02,
+            "ema": 0.0,
+            "batch": 4,
+            "crop": (32, 32),
+            "workers": 0,
+            "report": False,
+        }
         for parts in (1, 2):
             alone = tmp_path / f"alone{parts}"
             train(data, model=SMOOTH[1], out=alone, steps=12, accumulate=parts, **options)
@@ -202,6 +211,7 @@ def test_a_network_learns_the_squares(data, tmp_path):
         crop=(48, 64),
         validations=2,
         workers=0,
+        report=False,
     )
     assert run.best["mean_iou"] > 0.8
     assert set(run.to_json()) == {"run", "best", "epochs", "steps", "images_per_second", "minutes"}
@@ -246,7 +256,8 @@ def test_grey_and_many_bands_of_16_bits_are_trained_on(tmp_path, bands):
 
 def test_a_stage_starts_from_the_run_before(data, whole, tmp_path):
     run = tmp_path / "run"
-    train(data, model="fcn8s-test_resnet", pretrained=str(whole), out=run, steps=1, lr=1e-12, batch=4, crop=(32, 32))
+    length = {"steps": 1, "batch": 4, "crop": (32, 32), "report": False}
+    train(data, model="fcn8s-test_resnet", pretrained=str(whole), out=run, lr=1e-12, **length)
     stage, before = weights(run), load_file(whole / "model" / "model.safetensors")
     assert torch.allclose(stage["score_layers.stride32.weight"], before["score_layers.stride32.weight"], atol=1e-6)
     assert stage["score_layers.stride8.weight"].abs().max() < 1e-6
@@ -343,7 +354,8 @@ def test_a_wrong_model_leaves_nothing_behind(data, tmp_path):
 
 @pytest.mark.parametrize("recipe", ["cvpr15", "heavy"])
 def test_the_papers_recipes_train_on_whole_images(data, tmp_path, recipe):
-    run = train(data, model=TINY, out=tmp_path / "run", recipe=recipe, steps=2, validations=1, workers=0)
+    length = {"steps": 2, "validations": 1, "workers": 0, "report": False}
+    run = train(data, model=TINY, out=tmp_path / "run", recipe=recipe, **length)
     plan = json.loads((run.run / "plan.json").read_text())
     assert plan["recipe"]["augmentation"] is None
     assert plan["recipe"]["batch"] == {"cvpr15": 20, "heavy": 1}[recipe]
@@ -352,7 +364,14 @@ def test_the_papers_recipes_train_on_whole_images(data, tmp_path, recipe):
 def test_a_mean_takes_the_steps_of_a_sum_at_a_converted_rate(data, tmp_path, capfd):
     runs = {}
     for reduction in ("sum", "mean", "image"):
-        options = {"recipe": "heavy", "reduction": reduction, "steps": 3, "validations": 1, "workers": 0}
+        options = {
+            "recipe": "heavy",
+            "reduction": reduction,
+            "steps": 3,
+            "validations": 1,
+            "workers": 0,
+            "report": False,
+        }
         runs[reduction] = train(data, model="fcn16s-test_convnext", out=tmp_path / reduction, **options).run
         said = capfd.readouterr().err
         assert ("2944 counted pixels an image" in said) == (reduction != "sum")  # 46 rows of 64 are not ignored
@@ -385,7 +404,8 @@ def test_samples_far_larger_than_the_images_are_refused(data, tmp_path):
 
 
 def test_a_rate_that_is_given_is_not_converted(data, tmp_path):
-    run = train(data, model=TINY, out=tmp_path / "run", recipe="heavy", reduction="mean", lr=1e-4, steps=1, workers=0)
+    options = {"recipe": "heavy", "reduction": "mean", "lr": 1e-4, "steps": 1, "workers": 0, "report": False}
+    run = train(data, model=TINY, out=tmp_path / "run", **options)
     recipe = json.loads((run.run / "plan.json").read_text())["recipe"]
     assert (recipe["learning_rate"], recipe["weight_decay"], recipe["reduction"]) == (1e-4, 5e-4, "mean")
 
