@@ -4,8 +4,10 @@ import ctypes
 import math
 import platform
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,21 @@ from torch import Tensor
 from fullyconv.benchmark.machine import Cost, Machine
 from fullyconv.timing import interleaved
 
+TURN_SECONDS = 0.05  # at least: what takes a millisecond is measured over many
+
 
 @dataclass(frozen=True)
 class Target:
     """What a work is to reach.
 
     Args:
-        least: Peer's time over ours.
+        least: Peer's time over ours; 0 if it does not matter.
         aim: The same, at best.
         memory: Ours over the peer's, at most.
         megabytes: Ours, at most.
     """
 
-    least: float
+    least: float = 0.0
     aim: float | None = None
     memory: float | None = None
     megabytes: float | None = None
@@ -63,6 +67,7 @@ class Work:
         alike: Whether both compute the same thing, so that the results may be compared.
         needs: Packages that must be installed.
         target: None if none was set.
+        once: Whether it takes so long that a single cold call of each side is all.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Work:
     alike: bool = True
     needs: tuple[str, ...] = ()
     target: Target | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,20 +142,21 @@ def compare(suite: str, work: Work, repeats: int) -> Row:
     sides = work.sides()
     try:
         alike = likeness(sides.ours(), sides.peer()) if work.alike else (None, None)
-        seconds = interleaved({"ours": sides.ours, "peer": sides.peer}, seconds=math.inf, rounds=repeats)
-        ours, peer = peak_megabytes(sides.ours), peak_megabytes(sides.peer)
+        turns = None if work.once else in_turns(sides.ours, sides.peer, repeats)
+        (our_seconds, our_memory), (peer_seconds, peer_memory) = observed(sides.ours), observed(sides.peer)
     finally:
         sides.close()
-    ratios = [theirs / mine for mine, theirs in zip(seconds["ours"], seconds["peer"], strict=True)]
+    ours, peer = turns or ([our_seconds], [peer_seconds])
+    ratios = [theirs / mine for mine, theirs in zip(ours, peer, strict=True)]
     return Row(
         suite,
         work.name,
         work.peer,
-        1000 * statistics.median(seconds["ours"]),
-        1000 * statistics.median(seconds["peer"]),
+        1000 * statistics.median(ours),
+        1000 * statistics.median(peer),
         statistics.median(ratios),
         (min(ratios), max(ratios)),
-        None if ours is None or peer is None else (ours, peer),
+        None if our_memory is None or peer_memory is None else (our_memory, peer_memory),
         sides.cost,
         *alike,
         work.target,
@@ -157,10 +164,27 @@ def compare(suite: str, work: Work, repeats: int) -> Row:
     )
 
 
-def peak_megabytes(work: Callable[[], object]) -> float | None:
-    """How far the resident size rises during a call above its level before; None where the system cannot tell."""
+def in_turns(ours: Callable[[], object], peer: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of a call of each in each turn; what takes less than `TURN_SECONDS` is called several times in a turn."""
+    works = {"ours": ours, "peer": peer}
+    once = interleaved(works, seconds=0, least=1)
+    calls = {name: math.ceil(TURN_SECONDS / seconds[0]) for name, seconds in once.items()}
+    turns = {name: partial(_again, work, calls[name]) for name, work in works.items()}
+    taken = interleaved(turns, seconds=math.inf, rounds=repeats)
+    mine, theirs = ([seconds / calls[name] for seconds in taken[name]] for name in works)
+    return mine, theirs
+
+
+def _again(work: Callable[[], object], calls: int) -> None:
+    for _ in range(calls):
+        work()
+
+
+def observed(work: Callable[[], object]) -> tuple[float, float | None]:
+    """Seconds of a call, and how many megabytes the resident size rises above its level before; None where the system
+    cannot tell."""
     if platform.system() != "Linux":
-        return None
+        return _seconds(work), None
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def level(name: str) -> float:
@@ -169,8 +193,14 @@ def peak_megabytes(work: Callable[[], object]) -> float | None:
     ctypes.CDLL(None).malloc_trim(0)  # or the call would be served from what earlier ones have freed
     reset.write_text("5")
     before = level("VmRSS")
+    seconds = _seconds(work)
+    return seconds, level("VmHWM") - before
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
     work()
-    return level("VmHWM") - before
+    return time.perf_counter() - begun
 
 
 def likeness(ours: Any, peer: Any) -> tuple[float | None, float | None]:

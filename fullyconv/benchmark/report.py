@@ -195,7 +195,8 @@ def _target(row: Row) -> str:
         return ""
     most = f", 1/{1 / row.target.memory:.0f} MB" if row.target.memory else ""
     most = f", {row.target.megabytes:g} MB" if row.target.megabytes else most
-    return f"{row.target.least:g}x" + (f" / {row.target.aim:g}x" if row.target.aim else "") + most
+    least, aim = (f"{ratio:g}x" if ratio else "-" for ratio in (row.target.least, row.target.aim))
+    return f"{least} / {aim}{most}"
 
 
 def _memory(row: Row) -> str:

@@ -1,37 +1,109 @@
 """Images larger than memory."""
 
+import tempfile
+from collections.abc import Callable
 from functools import partial
+from itertools import count
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fullyconv.benchmark import inputs
-from fullyconv.benchmark.comparing import Sides, Work
+from fullyconv.benchmark.comparing import Sides, Target, Work
 from fullyconv.benchmark.machine import Cost
 from fullyconv.benchmark.nets import centred, operations
 from fullyconv.labels import LabelSet
-from fullyconv.prediction import Segmenter, Tiling
+from fullyconv.models import FCN
+from fullyconv.prediction import Segmenter, Tiling, predict_files
+from fullyconv.runtimes.engine import Engine
 
 CLASSES = 19
+WINDOW = 800  # of the trunk alone, in pixels: the sides of the images are multiples of it
+IN_ALL = 1300  # megabytes that leave 700 of two gigabytes for a process with torch in it
 
 
 def works(quick: bool) -> list[Work]:
-    """An image in tiles, against its pixels through the trunk alone and against the whole at once."""
-    side, tile = (256, 64) if quick else (2048, 512)
-    name = f"fcn8s-resnet18, {side}x{side} in tiles of {tile}"
-    return [Work(name, "the whole image at once", partial(_sides, side, tile))]
+    """Images in tiles, from file to file, against the trunk alone and against the whole image at once.
+
+    The trunk is light, so that whatever comes beside it shows, and its receptive field of 543 pixels makes wide borders
+    that tiles compute twice; the trunk alone computes every pixel once. Full-size logits of the largest image would
+    take 30 GB. Time grows with the pixels, memory does not.
+    """
+    trunk, side, tile = ("resnet10t", 192, 64) if quick else ("regnetx_002", 3200, 1024)
+    work = Work(
+        f"fcn8s-{trunk}, {side}x{side} in tiles of {tile}",
+        "the whole at once",
+        partial(_against_whole, trunk, side, tile),
+    )
+    large = [
+        Work(
+            f"fcn8s-{trunk}, TIFF of {side}x{side} to TIFF of labels, K={CLASSES}",
+            "the trunk alone, every pixel once",
+            partial(_against_trunk, trunk, side, window),
+            alike=False,
+            needs=("tifffile",),
+            target=Target(aim=1, megabytes=IN_ALL),
+            once=True,
+        )
+        for side, window in ([(192, 96)] if quick else [(9600, WINDOW), (20_000, WINDOW)])
+    ]
+    return [work, *large]
 
 
-def _sides(side: int, tile: int) -> Sides:
-    image = inputs.image(1, (side, side))
-    model = centred("fcn8s-resnet18", CLASSES, image[..., :256, :256])
-    segmenter = Segmenter(model, LabelSet(tuple(f"class {number}" for number in range(CLASSES))))
+def _segmenter(trunk: str) -> Segmenter:
+    model = centred(f"fcn8s-{trunk}", CLASSES, inputs.image(1, (256, 256)))
+    return Segmenter(model, LabelSet(tuple(f"class {number}" for number in range(CLASSES))))
+
+
+def _against_whole(trunk: str, side: int, tile: int) -> Sides:
+    segmenter, image = _segmenter(trunk), inputs.image(1, (side, side))[0]
     return Sides(
-        partial(_mask, segmenter, image[0], tile),
-        partial(_mask, segmenter, image[0], "none"),
-        Cost(operations(model, image)),
+        partial(_mask, segmenter, image, tile),
+        partial(_mask, segmenter, image, "none"),
+        Cost(_operations(segmenter.model, side)),
     )
 
 
 def _mask(segmenter: Segmenter, image: Tensor, tile: Tiling) -> Tensor:
     return torch.from_numpy(segmenter(image, tile=tile).mask)
+
+
+def _against_trunk(trunk: str, side: int, window: int) -> Sides:
+    segmenter = _segmenter(trunk)
+    folder = tempfile.TemporaryDirectory()
+    file = Path(folder.name) / "large.tif"
+    _write(file, side)
+    return Sides(
+        _predicting(segmenter, file),
+        partial(_trunk_alone, Engine(segmenter.model), (side // window) ** 2, inputs.image(1, (window, window))),
+        Cost(_operations(segmenter.model, side), 4 * side**2),
+        close=folder.cleanup,
+    )
+
+
+def _predicting(segmenter: Segmenter, file: Path) -> Callable[[], object]:
+    """`fullyconv predict`, each time into another folder."""
+    calls = count()
+    return lambda: predict_files(segmenter, [str(file)], out=file.parent / f"labels {next(calls)}")
+
+
+@torch.inference_mode()
+def _trunk_alone(engine: Engine, windows: int, image: Tensor) -> None:
+    image = image.contiguous(memory_format=torch.channels_last)
+    for _ in range(windows):
+        engine.scores(image)
+
+
+def _operations(model: FCN, side: int) -> float:
+    return operations(model, inputs.image(1, (256, 256))) * (side / 256) ** 2
+
+
+def _write(file: Path, side: int) -> None:
+    """A TIFF in blocks, as scanners and satellites give them, of one picture over and over."""
+    import tifffile
+
+    picture = (255 * inputs.image(1, (512, 512)))[0].byte().permute(1, 2, 0).numpy()
+    blocks = (np.ascontiguousarray(picture) for _ in range((-(-side // 512)) ** 2))
+    tifffile.imwrite(file, blocks, shape=(side, side, 3), dtype=np.uint8, tile=(512, 512), photometric="rgb")
