@@ -31,6 +31,8 @@ from fullyconv.mask_folders import holds_indices, matched, read_prediction
 from fullyconv.prediction import Segmenter, opened
 from fullyconv.progress import progress
 from fullyconv.report import write_report
+from fullyconv.runtimes.computing import Runtime
+from fullyconv.runtimes.packed import Precision
 from fullyconv.wording import counted
 
 Item = TypeVar("Item")
@@ -194,6 +196,8 @@ def evaluate(
     *,
     split: str = "val",
     head: Annotated[str, "NAME"] | None = None,
+    runtime: Runtime = "auto",
+    precision: Precision = "fp32",
     out: str | Path | None = None,
 ) -> Report:
     """Score a model on a dataset, by the predictions that its users get, at the size of the masks.
@@ -203,6 +207,8 @@ def evaluate(
         data: A path whose layout is recognised, or LAYOUT:PATH.
         split: Which part of the dataset.
         head: Of a network with several heads, which one; the first if left out.
+        runtime: What computes, as for predict; in fp32 it changes no more of the scores than rounding does.
+        precision: What convolutions compute in.
         out: Folder for the report: tables, charts, the worst images. An earlier report there is replaced.
 
     Example:
@@ -211,7 +217,7 @@ def evaluate(
     if out is not None:
         refuse_foreign(Path(out))
     dataset, pairs = _truth(data, split, head)
-    segmenter = opened(model, head=head)
+    segmenter = opened(model, head=head, runtime=runtime, precision=precision)
     with progress(len(pairs), "evaluating") as advance:
         tally = count(segmenter, pairs, dataset.labels, on_image=advance)
     name = ("the model" if isinstance(model, Segmenter) else str(model)) + (f", head {head}" if head else "")
@@ -221,7 +227,7 @@ def evaluate(
         truth = _translation(dataset.labels, segmenter)(target)
         return View(images.to_rgb(image), truth.numpy(), segmenter(image).mask)
 
-    notes = (*_trained_on(segmenter, dataset, split), *dataset.notes)
+    notes = (*_trained_on(segmenter, dataset, split), *dataset.notes, *_computed_in(segmenter))
     report = Report(segmenter.labels, tally, f"{name} on {dataset.root}, split {split}", view, notes)
     if out is not None:
         report.write(out)
@@ -443,6 +449,13 @@ def _trained_on(segmenter: Segmenter, dataset: Dataset, split: str) -> list[str]
         f"warning SEG-E009  the model was trained on {len(known)} of the {len(dataset.pairs(split))} images of split "
         f"{split}, such as {known[0].name}, and its scores on them flatter"
     ]
+
+
+def _computed_in(segmenter: Segmenter) -> list[str]:
+    """A note on what the scores were computed by, where that is not this package in fp32."""
+    engine = segmenter.engine.to_json()
+    ours = engine["precision"] == "fp32" and engine["name"] in ("torch", "packed")
+    return [] if ours else [f"computed by {engine['name']} in {engine['precision']}"]
 
 
 def _translation(labels: LabelSet, segmenter: Segmenter) -> Callable[[Tensor], Tensor]:

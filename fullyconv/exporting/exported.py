@@ -115,7 +115,7 @@ def export(
     file = _place(model, format, precision, out)
     if verify is None or not file.exists():
         _refuse_existing(file)
-    segmenter = opened_model(model, head=head)
+    segmenter = opened_model(model, head=head, runtime="torch")  # parity is with the plain network
     comparison = None if verify is None else Comparison(segmenter, verify, split=split or "val", head=head)
     facts = _facts(segmenter, precision, output, image)
     if file.exists():

@@ -15,18 +15,21 @@ from fullyconv.prediction.segmentation import output_files
 from fullyconv.prediction.segmenter import Segmenter, opened
 from fullyconv.prediction.streaming import stream, streamed_files, unfinished
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Tiling
+from fullyconv.runtimes.computing import Runtime
+from fullyconv.runtimes.packed import Precision
 from fullyconv.wording import counted
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `predict_files` wrote."""
+    """What `predict_files` wrote, and what computed it."""
 
     outputs: tuple[dict[str, Any], ...]
+    runtime: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """`{"outputs": [{"input", "mask", "overlay", "seconds"}]}`."""
-        return {"outputs": list(self.outputs)}
+        """`{"outputs": [{"input", "mask", "overlay", "seconds"}], "runtime": {"name", "precision"}}`."""
+        return {"outputs": list(self.outputs), "runtime": self.runtime}
 
     def __str__(self) -> str:
         lines = [f"{output['input']} -> {output['mask']}  ({output['seconds']:.2f} s)" for output in self.outputs]
@@ -41,6 +44,8 @@ def predict_files(
     more: Sequence[Annotated[str, "PATH"]] = (),
     head: Annotated[str, "NAME"] | None = None,
     tile: Tiling = "auto",
+    runtime: Runtime = "auto",
+    precision: Precision = "fp32",
 ) -> Predictions:
     """Segment images: a label map with the palette and an overlay with a legend for each.
 
@@ -55,12 +60,15 @@ def predict_files(
             template, or the input's name without suffix; `{folder}` is the input's folder.
         head: Of a network with several heads, which one; the first if left out.
         tile: Side of the tiles in pixels, a multiple of the coarsest stride; none never tiles, auto above 4 megapixels.
+        runtime: What computes; fastest finds out on the first image, which takes a minute, and the model folder
+            remembers it for auto.
+        precision: What convolutions compute in.
 
     Example:
         fullyconv predict runs/a photos/ --out masks/
     """
     out = Path(out)
-    segmenter = opened(model, head=head)
+    segmenter = opened(model, head=head, runtime=runtime, precision=precision)
     _refuse_tile(tile, int(segmenter.model.coarsest.stride))
     named = list(_found(inputs))
     files = [file for file, _ in named]
@@ -90,7 +98,7 @@ def predict_files(
             mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
         seconds = round(time.perf_counter() - begun, 3)
         outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
-    return Predictions(tuple(outputs))
+    return Predictions(tuple(outputs), segmenter.engine.to_json())
 
 
 def _finished(places: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:

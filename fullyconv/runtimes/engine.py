@@ -62,6 +62,12 @@ class Engine:
         self._running, self._weights = self._start(image), weights
         return self._running.first
 
+    def to_json(self) -> dict[str, str]:
+        """`{"name", "precision"}` of what computes, or before the first image, of what was asked for."""
+        if reference_forced():
+            return {"name": "torch", "precision": "fp32"}
+        return {"name": self.chosen or self.runtime, "precision": self.precision}
+
     @property
     def chosen(self) -> Computing | None:
         """The runtime that computes; none before the first image."""
