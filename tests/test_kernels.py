@@ -1,6 +1,7 @@
 """The kernels: upsampled scores, their argmax and their cross-entropy, fast and plain."""
 
 import inspect
+import math
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,6 +199,58 @@ def test_cross_entropy_passes_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda x: kernels.upsample_cross_entropy(x, target, label_smoothing=0.1), scores)
 
 
+def hardest_by_sorting(scores: Tensor, target: Tensor, share: float, ignore_index: int, **options: Any) -> Tensor:
+    """The summed loss of the hardest pixels, and their summed weight, image by image."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    weight = options.get("weight") if options.get("weight") is not None else torch.ones(scores.shape[1])
+    for score, mask in zip(scores.split(1), target.split(1), strict=True):
+        logits = kernels.upsample(score, (mask.shape[1], mask.shape[2]))
+        losses = F.cross_entropy(logits, mask, reduction="none", ignore_index=ignore_index, **options).flatten()
+        counted = (mask != ignore_index).flatten()
+        last = losses[counted].sort(descending=True).values[math.ceil(share * int(counted.sum())) - 1]
+        hard = counted & (losses >= last * (1 - 1e-5))  # what the border repeats is as hard
+        sums += torch.stack((losses[hard].sum(), weight[mask.flatten()[hard]].sum()))
+    return sums
+
+
+@pytest.mark.parametrize("implementation", [cpu, reference])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"weight": torch.tensor([1.0, 0.2, 2.5, 0.3])}])
+def test_cross_entropy_of_the_hardest_pixels_is_that_of_the_highest_losses(
+    implementation: object, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FULLYCONV_REFERENCE", str(int(implementation is reference)))
+    scores, target = 2 * torch.randn(2, 4, 5, 7), random_target(2, 4, (37, 71))
+    target[1, 4:] = 255  # the second image has fewer pixels that count, and fewer of them are hard
+    total, mass = hardest_by_sorting(scores, target, 0.3, 255, **options)
+    loss = kernels.upsample_cross_entropy(scores, target, hardest=0.3, reduction="sum", **options)
+    torch.testing.assert_close(loss.double(), total.double(), rtol=1e-5, atol=0)
+    mean = kernels.upsample_cross_entropy(scores, target, hardest=0.3, **options)
+    torch.testing.assert_close(mean.double(), (total / mass).double(), rtol=1e-5, atol=0)
+
+
+def test_cross_entropy_of_the_hardest_pixels_passes_gradcheck() -> None:
+    scores = torch.randn(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    target = random_target(2, 3, (9, 13))
+    assert torch.autograd.gradcheck(lambda x: kernels.upsample_cross_entropy(x, target, hardest=0.4), scores)
+    fast = loss_and_gradient(kernels, scores.float(), target, hardest=0.4)
+    slow = loss_and_gradient(kernels, scores, target, hardest=0.4)
+    torch.testing.assert_close(fast[0].double(), slow[0])
+    torch.testing.assert_close(fast[1].double(), slow[1], rtol=1e-4, atol=1e-6)
+
+
+def test_cross_entropy_counts_all_pixels_that_are_as_hard_as_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, target = torch.zeros(2, 4, 3, 5), random_target(2, 4, (24, 40))
+    for forced in ("0", "1"):
+        monkeypatch.setenv("FULLYCONV_REFERENCE", forced)
+        loss = kernels.upsample_cross_entropy(scores, target, hardest=0.1, reduction="sum")
+        assert loss.item() == pytest.approx(math.log(4) * int((target != 255).sum()), rel=1e-5)
+        nothing = torch.full_like(target, 255)
+        assert kernels.upsample_cross_entropy(scores, nothing, hardest=0.1) == 0
+        scores[0, 1, 1, 1] = torch.nan
+        assert kernels.upsample_cross_entropy(scores, target, hardest=0.1).isnan()
+        scores[0, 1, 1, 1] = 0
+
+
 def test_cross_entropy_of_150_classes_equals_reference() -> None:
     assert_same_loss(3 * torch.randn(1, 150, 4, 5), random_target(1, 150, (32, 40)))
 
@@ -301,6 +355,8 @@ def test_a_target_beyond_the_classes_is_refused(implementation: object) -> None:
     target[0, 3, :7] = 12
     with pytest.raises(FullyconvError, match=r"SEG-T030.*12 \(7 pixels\)"):
         loss_and_gradient(implementation, torch.randn(1, 4, 3, 5), target)
+    with pytest.raises(FullyconvError, match=r"SEG-T030.*12 \(7 pixels\)"):
+        kernels.upsample_cross_entropy(torch.randn(1, 4, 3, 5), target, hardest=0.5)
 
 
 def test_impossible_arguments_are_refused() -> None:
@@ -314,6 +370,9 @@ def test_impossible_arguments_are_refused() -> None:
         kernels.upsample_cross_entropy(scores, target, reduction="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="label_smoothing"):
         kernels.upsample_cross_entropy(scores, target, label_smoothing=1.5)
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match="hardest"):
+            kernels.upsample_cross_entropy(scores, target, hardest=share)
     with pytest.raises(ValueError, match="at least 1x1"):
         kernels.upsample(scores, (0, 3))
     with pytest.raises(ValueError, match="empty axis"):
@@ -373,7 +432,7 @@ def test_no_two_slabs_write_to_one_place(monkeypatch):
     touched = []
 
     def only_the_last(work, tasks):
-        gradients = inspect.getclosurevars(work).nonlocals["constants"][-4]
+        gradients = inspect.getclosurevars(work).nonlocals["constants"][-5]
         gradients[1, :, :, -1] = -0.0  # adding even a zero would turn it positive
         work(tasks - 1, tasks)
         touched.append(not np.signbit(gradients[1, :, :, -1]).all())

@@ -120,6 +120,7 @@ def upsample_cross_entropy(
     ignore_index: int = 255,
     reduction: Literal["mean", "sum"] = "mean",
     label_smoothing: float = 0.0,
+    hardest: float = 1.0,
     grid: Grid | None = None,
 ) -> Float[Tensor, ""]:
     """The cross-entropy of the upsampled scores, differentiable with respect to the coarse ones.
@@ -135,10 +136,15 @@ def upsample_cross_entropy(
         ignore_index: The target value of pixels that do not count.
         reduction: `mean` divides by the summed weight of the pixels that count, `sum` does not.
         label_smoothing: The share of the target that is spread evenly over all classes, in [0, 1].
+        hardest: Which share of each image's pixels counts: those of the highest losses, and all that are as hard as the
+            last of them; in (0, 1]. Also known as online hard example mining, or top-k pixels.
         grid: Where the cells lie; as in `upsample`.
 
     Raises:
         FullyconvError: SEG-T030 if the target holds a value that is neither a class nor `ignore_index` (on the CPU).
+
+    Source: for `hardest`, Wu, Shen and van den Hengel 2016, "High-performance semantic segmentation using very deep
+    fully convolutional networks", which calls it online bootstrapping.
     """
     height, width = target.shape[1:]
     _refuse_impossible(scores, (height, width))
@@ -149,7 +155,15 @@ def upsample_cross_entropy(
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
-    loss: Tensor = _implementation(scores).upsample_cross_entropy(
+    if not 0 < hardest <= 1:
+        raise ValueError(f"hardest must be a share above 0 and at most 1, got {hardest}")
+    implementation = _implementation(scores)
+    if hardest < 1:
+        losses = implementation.pixel_losses(
+            scores, target, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, grid=grid
+        )
+        target = reference.hard_pixels(losses, target, hardest, ignore_index)
+    loss: Tensor = implementation.upsample_cross_entropy(
         scores,
         target,
         weight=weight,

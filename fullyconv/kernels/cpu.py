@@ -102,12 +102,61 @@ def upsample_cross_entropy(
     grid: Grid | None = None,
 ) -> Float[Tensor, ""]:
     """See `fullyconv.kernels.upsample_cross_entropy`; the gradient is computed with the loss, in one pass."""
-    weight = torch.ones(scores.shape[1]) if weight is None else weight
     wanted = scores.requires_grad and torch.is_grad_enabled()
     loss: Tensor = _CrossEntropy.apply(
         scores.float(), target, weight, ignore_index, reduction, label_smoothing, grid, wanted
     )
     return loss
+
+
+def pixel_losses(
+    scores: Float[Tensor, "n k h w"],
+    target: Integer[Tensor, "n height width"],
+    *,
+    weight: Float[Tensor, " k"] | None,
+    ignore_index: int,
+    label_smoothing: float,
+    grid: Grid | None,
+) -> Float[Tensor, "n height width"]:
+    """The cross-entropy of each pixel, 0 where it is ignored; without a gradient."""
+    losses = torch.zeros(target.shape)
+    _cross_entropy(scores, target, weight, ignore_index, label_smoothing, grid, torch.zeros(2, 0, 1, 1, 1), losses)
+    return losses
+
+
+def _cross_entropy(
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    grid: Grid | None,
+    gradients: Tensor,
+    pixel_losses: Tensor,
+) -> tuple[float, float]:
+    """The summed loss and the summed class weight; fills the last two arguments as `loops.cross_entropy_slabs` does."""
+    (batch, classes, cell_rows, cell_columns), (height, width) = scores.shape, target.shape[1:]
+    rows, columns = taps(cell_rows, height, grid), taps(cell_columns, width, grid)
+    slabs = batch * cell_rows
+    losses, masses, illegal = np.zeros(slabs), np.zeros(slabs), np.zeros(slabs, np.int64)
+    constants: tuple[Any, ...] = (
+        _array(scores, torch.float32),
+        _array(target, torch.int64),
+        _array(torch.ones(classes) if weight is None else weight, torch.float32),
+        ignore_index,
+        np.float32(label_smoothing),
+        *_geometry(rows, columns, cell_rows),
+        columns.weight.astype(np.float32),
+        gradients.numpy(),
+        pixel_losses.numpy(),
+        losses,
+        masses,
+        illegal,
+    )
+    in_parallel(lambda first, last: loops.cross_entropy_slabs(first, last, *constants), slabs)
+    if illegal.any():
+        refuse_illegal(target, classes, ignore_index)
+    return float(losses.sum()), float(masses.sum())
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -116,38 +165,21 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any,
         scores: Tensor,
         target: Tensor,
-        weight: Tensor,
+        weight: Tensor | None,
         ignore_index: int,
         reduction: str,
         label_smoothing: float,
         grid: Grid | None,
         wanted: bool,
     ) -> Tensor:
-        (batch, classes, cell_rows, cell_columns), (height, width) = scores.shape, target.shape[1:]
-        rows, columns = taps(cell_rows, height, grid), taps(cell_columns, width, grid)
-        slabs = batch * cell_rows
-        gradients = torch.zeros(2, batch if wanted else 0, classes, cell_rows, cell_columns)
-        losses, masses, illegal = np.zeros(slabs), np.zeros(slabs), np.zeros(slabs, np.int64)
-        constants: tuple[Any, ...] = (
-            _array(scores, torch.float32),
-            _array(target, torch.int64),
-            _array(weight, torch.float32),
-            ignore_index,
-            np.float32(label_smoothing),
-            *_geometry(rows, columns, cell_rows),
-            columns.weight.astype(np.float32),
-            gradients.numpy(),
-            losses,
-            masses,
-            illegal,
-        )
-        in_parallel(lambda first, last: loops.cross_entropy_slabs(first, last, *constants), slabs)
-        if illegal.any():
-            refuse_illegal(target, classes, ignore_index)
-        divisor = (masses.sum() or 1.0) if reduction == "mean" else 1.0
+        batch, *shape = scores.shape
+        gradients = torch.zeros(2, batch if wanted else 0, *shape)
+        none = torch.zeros(0, 1, 1)
+        loss, mass = _cross_entropy(scores, target, weight, ignore_index, label_smoothing, grid, gradients, none)
+        divisor = (mass or 1.0) if reduction == "mean" else 1.0
         if wanted:
             ctx.save_for_backward(gradients.sum(0).div_(divisor))
-        return torch.tensor(losses.sum() / divisor, dtype=torch.float32)
+        return torch.tensor(loss / divisor, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable

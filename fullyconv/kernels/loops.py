@@ -302,6 +302,7 @@ def cross_entropy_slabs(
     read_shares: Array,
     column_shares: Array,
     gradients: Array,
+    pixel_losses: Array,
     losses: Array,
     masses: Array,
     illegal: Array,
@@ -322,12 +323,13 @@ def cross_entropy_slabs(
             infinite neighbour times zero would be NaN.
         gradients: Zeros; becomes what each slab gives to its upper and lower coarse row, `(2, N, K, h, w)`; their sum
             is the gradient. Without images, `(2, 0, K, h, w)`, no gradient is computed.
+        pixel_losses: Zeros; becomes the loss of each pixel, `(N, H, W)`. Without images, nobody asked for it.
         losses, masses: Become the summed loss and class weight of each slab, float64.
         illegal: Becomes the number of pixels of each slab that are neither a class nor ignored, int64.
     """
     classes, cell_rows = scores.shape[1:3]
     width = target.shape[2]
-    wanted, smoothed = gradients.shape[1] > 0, smoothing > ZERO
+    wanted, kept, smoothed = gradients.shape[1] > 0, len(pixel_losses) > 0, smoothing > ZERO
     smooth = weight * (smoothing / np.float32(classes))
     spread, keep = smooth.sum(), ONE - smoothing
     upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
@@ -336,6 +338,7 @@ def cross_entropy_slabs(
     all_classes, own = np.arange(classes), np.empty(LANES, np.uint32)
     hot, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     loss, scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    row_loss = np.empty(LANES, np.float32)
     for slab in range(first, last):
         image, row = slab // cell_rows, slab % cell_rows
         below = min(row + 1, cell_rows - 1)
@@ -355,7 +358,13 @@ def cross_entropy_slabs(
                     continue
                 t = row_shares[y]
                 blend(upper, lower, t, logits)
-                softmax_loss(logits, own, hot, total, smooth, smoothed, loss, scale)
+                row_loss.fill(ZERO)
+                softmax_loss(logits, own, hot, total, smooth, smoothed, row_loss, scale)
+                for lane in range(LANES):
+                    loss[lane] += row_loss[lane]
+                if kept:
+                    for x in range(start, stop):
+                        pixel_losses[image, y, x] = row_loss[x - start]
                 if wanted:
                     add_gradient(logits, scale, t, own, hot, total, smooth, smoothed, to_upper, to_lower)
             for lane in range(LANES):

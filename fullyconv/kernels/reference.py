@@ -1,7 +1,9 @@
 """The kernels in plain torch: what the fast ones are tested against, and what runs where there is no fast one."""
 
+import math
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer, Shaped
@@ -79,11 +81,8 @@ def upsample_cross_entropy(
     grid: Grid | None = None,
 ) -> Float[Tensor, ""]:
     """See `fullyconv.kernels.upsample_cross_entropy`."""
-    height, width = target.shape[1:]
-    target = target.long()
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
-        refuse_illegal(target, scores.shape[1], ignore_index)
-    logits = upsample(scores, (height, width), grid=grid)
+    logits = upsample(scores, (target.shape[1], target.shape[2]), grid=grid)
+    target = _legal(target, scores.shape[1], ignore_index)
     weight = None if weight is None else weight.to(logits.dtype)
     total = F.cross_entropy(
         logits, target, weight, ignore_index=ignore_index, reduction="sum", label_smoothing=label_smoothing
@@ -93,6 +92,53 @@ def upsample_cross_entropy(
     counted = target != ignore_index
     mass = counted.sum() if weight is None else (weight[target.where(counted, 0)] * counted).sum()
     return total / torch.where(mass > 0, mass, 1)
+
+
+def pixel_losses(
+    scores: Float[Tensor, "n k h w"],
+    target: Integer[Tensor, "n height width"],
+    *,
+    weight: Float[Tensor, " k"] | None,
+    ignore_index: int,
+    label_smoothing: float,
+    grid: Grid | None,
+) -> Float[Tensor, "n height width"]:
+    """The cross-entropy of each pixel, 0 where it is ignored; without a gradient."""
+    target = _legal(target, scores.shape[1], ignore_index)
+    logits = upsample(scores.detach(), (target.shape[1], target.shape[2]), grid=grid)
+    weight = None if weight is None else weight.to(logits.dtype)
+    return F.cross_entropy(
+        logits, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def hard_pixels(
+    losses: Float[Tensor, "n height width"],
+    target: Integer[Tensor, "n height width"],
+    share: float,
+    ignore_index: int,
+) -> Integer[Tensor, "n height width"]:
+    """The target in which only the pixels of the highest losses count.
+
+    Args:
+        losses: Of each pixel.
+        target: Class indices or `ignore_index`.
+        share: Of each image's pixels that count, the hardest of which go on counting, rounded up. Pixels as hard as
+            the last of them count as well, so the choice depends on no order.
+        ignore_index: The target value of pixels that do not count.
+    """
+    least = torch.stack([_least(loss[kept], share) for loss, kept in zip(losses, target != ignore_index, strict=True)])
+    return target.masked_fill(losses < least.view(-1, 1, 1), ignore_index)
+
+
+def _least(losses: Float[Tensor, " n"], share: float) -> Float[Tensor, ""]:
+    """The loss that a share of all losses reaches; NaN is above any number."""
+    if len(losses) == 0:
+        return losses.new_zeros(())
+    below = len(losses) - math.ceil(share * len(losses))
+    if losses.device.type != "cpu":
+        return losses.kthvalue(below + 1).values
+    return torch.tensor(np.partition(losses.numpy(), below)[below])  # kthvalue takes ten times as long
 
 
 def label_dtype(classes: int) -> torch.dtype:
@@ -122,6 +168,13 @@ def refuse_illegal_truth(target: Integer[Tensor, "..."], classes: int, ignore_in
         f"the truth holds values that are no class: {listed(values)}; "
         f"expected 0 to {classes - 1}, or {ignore_index} for pixels to ignore",
     )
+
+
+def _legal(target: Tensor, classes: int, ignore_index: int) -> Tensor:
+    """The target as int64, once it has been looked at where that costs no wait for a device."""
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        refuse_illegal(target, classes, ignore_index)
+    return target.long()
 
 
 def illegal_values(target: Integer[Tensor, "..."], classes: int, ignore_index: int) -> Integer[Tensor, " n"]:
