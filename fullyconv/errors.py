@@ -33,8 +33,8 @@ FAULTS: dict[str, Fault] = {
     # B: benchmark
     "SEG-B001": Fault(
         "There is nothing of this name to measure",
-        "The word after `fullyconv benchmark` names a suite of works and --only some of its works, and this name is not "
-        "among them.",
+        "The word after `fullyconv benchmark` names a suite of works and --only some of its works, and this name is "
+        "not among them.",
         "`fullyconv benchmark` without a name lists the suites; the message lists their works.",
     ),
     "SEG-B002": Fault(
@@ -351,8 +351,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M052": Fault(
         "A network of another toolkit cannot be made",
-        "Networks named smp: are made by segmentation-models-pytorch, and those named hf: by transformers, which must be "
-        "installed and know the name.",
+        "Networks named smp: are made by segmentation-models-pytorch, and those named hf: by transformers, which must "
+        "be installed and know the name.",
         "pip install segmentation-models-pytorch, or 'fullyconv[hf]'; take the name of a decoder and encoder, such as "
         "smp:Unet:resnet18.",
     ),
@@ -391,8 +391,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-P005": Fault(
         "The network gives scores that are no numbers",
-        "A class cannot be chosen among NaN. Weights that hold NaN or infinities give them, and so do numbers beyond what "
-        "the precision holds.",
+        "A class cannot be chosen among NaN. Weights that hold NaN or infinities give them, and so do numbers beyond "
+        "what the precision holds.",
         "Load an earlier checkpoint; of bf16, take --precision fp32.",
     ),
     "SEG-P006": Fault(
@@ -407,8 +407,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-P008": Fault(
         "The unfinished label map is of another image, model or tile",
-        "NAME.tif.part holds the rows that a stopped command finished. To go on with another model, tile or image would "
-        "give one map of two predictions.",
+        "NAME.tif.part holds the rows that a stopped command finished. To go on with another model, tile or image "
+        "would give one map of two predictions.",
         "Give the same model, image and --tile again; or remove the .part and .part.json files to begin anew.",
     ),
     "SEG-P020": Fault(
