@@ -211,9 +211,9 @@ def ratios(rows: Sequence[Mapping[str, Any]]) -> "Figure":
     for place, row in zip(places, rows, strict=True):
         axes.plot(row["spread"], [place, place], color=ACCENT, linewidth=3, alpha=0.35, solid_capstyle="round")
     axes.plot([row["ratio"] for row in rows], places, "o", color=ACCENT, markersize=6, label="measured, and its range")
-    aims = [(row["target"]["least"], place) for row, place in zip(rows, places, strict=True) if row["target"]]
-    if aims:
-        axes.plot(*zip(*aims, strict=True), "|", color=SECOND, markersize=13, markeredgewidth=2, label="at least")
+    least = [((row["target"] or {}).get("least"), place) for row, place in zip(rows, places, strict=True)]
+    if asked := [mark for mark in least if mark[0]]:
+        axes.plot(*zip(*asked, strict=True), "|", color=SECOND, markersize=13, markeredgewidth=2, label="at least")
     axes.axvline(1, color=INK, linewidth=0.9)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)

@@ -156,11 +156,19 @@ def page(report: Report, file: Path) -> str:
         "ours / theirs. The limit is what the work cannot do without, operations or bytes, over the machine's measured "
         "peaks; beside it stands the share of that peak which ours reaches. Alike says how many labels are the same, "
         "or how far other numbers differ, over the largest of them.",
-        f"Of {len(met) + len(missed)} rows with a target, {len(met)} reach it.",
+        f"Of {len(met) + len(missed)} rows with a target, {len(met)} reach it." + (" Not reached:" if missed else ""),
+        "\n".join(_miss(row, report.machine) for row in missed),
         f"![Ratios]({file.with_suffix('.png').name})",
         *sections,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _miss(row: Row, machine: Machine) -> str:
+    """A target that is not reached, and what the machine would allow."""
+    reached = f"{_number(row.ratio)}x" + (f", {_memory(row)} MB" if row.memory else "")
+    most = f"the machine's peaks allow {_number(row.peer / row.limit(machine))}x"
+    return f"* {row.work}, against {row.against}: {reached}, asked for {_target(row)}; {most}."
 
 
 def _section(suite: str, rows: Sequence[Row], machine: Machine) -> str:
@@ -187,7 +195,7 @@ def _cells(row: Row, machine: Machine) -> tuple[str, ...]:
 
 
 def _ratio(row: Row) -> str:
-    return f"{row.ratio:.3g}x ({row.spread[0]:.3g} to {row.spread[1]:.3g})"
+    return f"{_number(row.ratio)}x ({_number(row.spread[0])} to {_number(row.spread[1])})"
 
 
 def _target(row: Row) -> str:

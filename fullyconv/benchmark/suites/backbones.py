@@ -22,7 +22,11 @@ SMP, TORCHVISION, HUGGING_FACE = "segmentation_models_pytorch", "torchvision", "
 
 
 def works(quick: bool) -> list[Work]:
-    """From image to label map over today's backbones, against other heads and other runtimes."""
+    """From image to label map over today's backbones, against other heads and other runtimes.
+
+    All in float32, with random weights. Heads differ but where the same net is named, so the ratios are not at equal
+    quality. In brackets stands the runtime that was found fastest. The limit counts our network's convolutions.
+    """
     side = 64 if quick else 512
     runtime: Runtime = "auto" if quick else "fastest"  # which takes a while to find
     small = ("resnet10t", "mobilenetv3_small_050") if quick else ("resnet50", "mobilenetv3_large_100")

@@ -24,7 +24,11 @@ CLASSES = 11
 
 
 def works(quick: bool) -> list[Work]:
-    """Training samples from files, decoded and augmented in one process."""
+    """Training samples from files, decoded and augmented in one process.
+
+    Scale, crop, flip and light on both sides; ours also gamma, tint, stretch, and crops laid over rare classes. The
+    limit is one look at the decoded bytes and one write of the samples.
+    """
     count, size, crop = (2, (40, 48), (32, 32)) if quick else (16, (360, 480), (288, 384))
     return [
         Work(

@@ -18,7 +18,10 @@ TARGETS = {(11, 8): 3.0, (21, 8): 3.5, (150, 2): 4.5}
 
 
 def works(quick: bool) -> list[Work]:
-    """Cross-entropy and its gradient from coarse scores, which training ends with."""
+    """Cross-entropy and its gradient from coarse scores, which training ends with.
+
+    The limit counts 25 operations of each class at each pixel, most of them for the exponential.
+    """
     size = (40, 48) if quick else (360, 480)
     return [
         Work(

@@ -17,7 +17,11 @@ WRONG = 0.1  # of the predicted pixels, in patches
 
 
 def works(quick: bool) -> list[Work]:
-    """Confusion matrices, which every score is read off."""
+    """Confusion matrices, which every score is read off.
+
+    Ours counts masks of bytes, as `evaluate` has them, the peers masks of int64, as their users have them. The limit is
+    one look at both masks of bytes.
+    """
     sizes = {21: (60, 60)} if quick else {21: (500, 500), 19: (1024, 2048)}
     peers: list[tuple[str, Callable[..., Any], tuple[str, ...], Target]] = [
         ("numpy bincount of int64 masks, as in pytorch-fcn", _by_numpy, (), Target(5, 20)),

@@ -13,6 +13,7 @@ from fullyconv.benchmark.machine import Cost
 from fullyconv.benchmark.nets import operations
 from fullyconv.models import FCN, create
 from fullyconv.training.loop import Average, Objective
+from fullyconv.training.plan import Precision, precision_of
 from fullyconv.training.recipes import RECIPES, optimizer_of, parameter_groups
 
 CLASSES = 11
@@ -24,12 +25,16 @@ MakeStep = Callable[[Tensor, Tensor], Step]
 
 
 def works(quick: bool) -> list[Work]:
-    """A training step without its data: forward, loss, backward, optimiser, moving average."""
+    """Training steps without their data: forward, loss, backward, optimiser, moving average.
+
+    Ours in the precision that `fullyconv train` finds faster, the peers' in float32. The limit counts the convolutions
+    of the forward pass three times.
+    """
     batch, size = (2, (64, 64)) if quick else (8, (360, 480))
     on = f"{batch}x{size[0]}x{size[1]}"
 
     def work(trunk: str, peer: str, make: MakeStep, target: Target, needs: tuple[str, ...] = ()) -> Work:
-        sides = partial(_sides, trunk, make, batch, size)
+        sides = partial(_sides, trunk, make, batch, size, "fp32" if quick else "auto")
         return Work(f"training step, fcn8s-{trunk}, {on}", peer, sides, alike=not needs, needs=needs, target=target)
 
     return [
@@ -39,12 +44,12 @@ def works(quick: bool) -> list[Work]:
     ]
 
 
-def _sides(trunk: str, make: MakeStep, batch: int, size: tuple[int, int]) -> Sides:
+def _sides(trunk: str, make: MakeStep, batch: int, size: tuple[int, int], wanted: Precision) -> Sides:
     image = inputs.image(batch, size)
     target = torch.stack([inputs.mask(CLASSES, size)] * batch).long()
-    model = _model(trunk)
-    cost = Cost(PASSES * operations(model, image))
-    return Sides(_our_step(model, image, target), make(image, target), cost)
+    model, precision = _model(trunk), precision_of(wanted)
+    cost = Cost(PASSES * operations(model, image), precision="bfloat16" if precision == "bf16" else "float32")
+    return Sides(_our_step(model, image, target, precision), make(image, target), cost, precision)
 
 
 def _model(trunk: str) -> FCN:
@@ -52,7 +57,7 @@ def _model(trunk: str) -> FCN:
     return create(f"fcn8s-{trunk}", CLASSES).eval()
 
 
-def _our_step(model: FCN, image: Tensor, target: Tensor) -> Step:
+def _our_step(model: FCN, image: Tensor, target: Tensor, precision: str) -> Step:
     """One step of `fullyconv train`."""
     model = model.train().to(memory_format=torch.channels_last)
     recipe = RECIPES["default"]
@@ -62,7 +67,9 @@ def _our_step(model: FCN, image: Tensor, target: Tensor) -> Step:
     image, target = image.contiguous(memory_format=torch.channels_last), target[:, None]  # one mask, for one head
 
     def step() -> Tensor:
-        loss: Tensor = (objective(image, target) / objective.amount(target)).sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            losses = objective(image, target)
+        loss: Tensor = (losses / objective.amount(target)).sum()
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()

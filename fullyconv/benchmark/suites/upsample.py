@@ -16,7 +16,11 @@ KINDS = {"smooth": (smooth_scores, Target(50, 100, memory=1 / 50)), "white noise
 
 
 def works(quick: bool) -> list[Work]:
-    """Label maps from coarse scores, which networks end with."""
+    """Label maps from coarse scores, which networks end with.
+
+    Smooth scores are blobs of 16 cells and a little noise; in white noise every class may win anywhere. The limit is
+    one look at the scores and one write of the labels.
+    """
     size = (64, 128) if quick else (1024, 2048)
     label_maps = [
         Work(
