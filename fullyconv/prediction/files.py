@@ -81,10 +81,10 @@ def predict_files(
     ]
     finished = _finished(places)
     mixing = segmenter.model.global_operations
-    if mixing and tile != "none":
+    if mixing and tile != "none" and not all(streamed):
         print(
             f"This network looks at whole images at once ({', '.join(mixing)}), so tiles of images above "
-            f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels differ a little from the whole; --tile none avoids them.",
+            f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels, which blend, differ a little from the whole; --tile none avoids them.",
             file=sys.stderr,
         )
     outputs = []

@@ -18,7 +18,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid, Tile, reach, tile_plan
 from fullyconv.kernels import upsample_argmax
 from fullyconv.models import FCN
-from fullyconv.prediction.memory import free_memory, memory_of_scores, ran_out
+from fullyconv.prediction.memory import free_memory, keep_no_freed_maps, memory_of_scores, ran_out
 from fullyconv.runtimes.engine import Engine
 from fullyconv.surgery import blueprint
 
@@ -147,6 +147,8 @@ def mask_rows(
         FullyconvError: SEG-P005 for scores that are no numbers, SEG-P006 if the smallest tile takes too much memory.
     """
     stride, row = int(engine.model.coarsest.stride), first_row
+    if tile < max(size):
+        keep_no_freed_maps()
     while row < size[0]:
         try:
             for labels in label_rows(plan(engine.model, size, tile), engine, read, first_row=row):
