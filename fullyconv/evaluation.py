@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -345,11 +345,12 @@ def count(
         FullyconvError: SEG-E004 if the masks have a class that the segmenter does not know.
     """
     translate = _translation(labels, segmenter)
-    decoded = ahead(lambda pair: _decoded(pair, segmenter, labels), pairs, on_image)
+    seen, truth = tee(ahead(lambda pair: _decoded(pair, segmenter, labels), pairs, on_image))
+    predicted = segmenter.predict_many(image for _, (image, _) in seen)
     return _tally(
         (
-            (pair.name, _confusion(translate(target), _predicted(segmenter, image), segmenter.labels, pair.mask))
-            for pair, (image, target) in decoded
+            (pair.name, _confusion(translate(target), torch.from_numpy(found.mask), segmenter.labels, pair.mask))
+            for (pair, (_, target)), found in zip(truth, predicted, strict=True)
         ),
         len(segmenter.labels),
     )
@@ -408,10 +409,6 @@ def _confusion(target: Tensor, pred: Tensor, labels: LabelSet, file: Path | None
         return metrics.confusion_matrix(target, pred, len(labels), labels.ignore_index)
     except FullyconvError as error:
         raise FullyconvError(error.code, f"{file}: {error.message}") from None
-
-
-def _predicted(segmenter: Segmenter, image: Tensor) -> Tensor:
-    return torch.from_numpy(segmenter(image).mask)
 
 
 def _decoded(pair: Pair, segmenter: Segmenter, labels: LabelSet) -> tuple[Tensor, Tensor]:

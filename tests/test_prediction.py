@@ -13,6 +13,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmentation, Segmenter, load, predict_files
+from fullyconv.prediction.batches import alike
 from fullyconv.prediction.tiles import tiled_scores, whole_scores
 
 LABELS = LabelSet(("sky", "road", "car"))
@@ -233,3 +234,35 @@ def test_a_tile_off_the_stride_is_refused_with_the_nearest(segmenter, tmp_path):
     for tile, cure in ((500, "use 512"), (1, "use 32")):
         with pytest.raises(FullyconvError, match=f"SEG-P004.*{cure}"):
             predict_files(segmenter, [str(tmp_path / "1.png")], out=tmp_path / "masks", tile=tile)
+
+
+@pytest.mark.parametrize("batch", [None, 1, 2, 8])
+def test_images_of_any_sizes_predicted_together_come_as_alone_and_in_order(segmenter, batch):
+    sizes = [(40, 52), (37, 53), (40, 52), (1, 1), (40, 52), (37, 53), (40, 52)]
+    pictures = [torch.rand(3, *size) for size in sizes]
+    pictures[2] = (255 * pictures[2]).to(torch.uint8)
+    together = segmenter.predict_many(iter(pictures), batch=batch)
+    for picture, found in zip(pictures, together, strict=True):
+        assert np.array_equal(found.mask, segmenter(picture).mask)
+        assert torch.equal(found.image, picture)
+
+
+def test_no_more_images_are_read_ahead_than_a_few_batches(segmenter):
+    read = []
+    pictures = (read.append(number) or torch.rand(3, 20, 20) for number in range(100))
+    next(segmenter.predict_many(pictures, batch=1))
+    assert len(read) == 1
+    next(segmenter.predict_many(pictures, batch=2))
+    assert len(read) <= 1 + 8
+
+
+def test_a_batch_is_no_larger_than_the_largest_whole_image():
+    small, large = torch.empty(3, 1000, 1000), torch.empty(3, 1500, 1500)
+    assert list(alike([small, large] * 6, 8)) == [[0, 2, 4, 6], [8, 10], [1], [3], [5], [7], [9], [11]]
+
+
+def test_a_batch_with_scores_that_are_no_numbers_is_refused_as_one_image_is(segmenter):
+    with torch.no_grad():
+        next(iter(segmenter.model.score_layers.values())).bias[0] = float("nan")
+    with pytest.raises(FullyconvError, match="SEG-P005"):
+        list(segmenter.predict_many([torch.rand(3, 40, 40)] * 2, batch=2))
