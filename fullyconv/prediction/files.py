@@ -84,7 +84,8 @@ def predict_files(
     if mixing and tile != "none" and not all(streamed):
         print(
             f"This network looks at whole images at once ({', '.join(mixing)}), so tiles of images above "
-            f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels blend and differ a little from the whole; --tile none avoids them.",
+            f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels blend, and differ a little from the whole; --tile none avoids "
+            "them.",
             file=sys.stderr,
         )
     outputs = []
