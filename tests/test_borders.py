@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from thin import make_thin, trunk_of
 from torch import Tensor, fx, nn
 
+from fullyconv.runtimes import borders
 from fullyconv.runtimes.borders import BorderReuse, reuse_borders
 from fullyconv.runtimes.fusion import packed_graph
 
@@ -46,8 +47,10 @@ def assert_same(maps: list[Tensor], expected: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", STRIDES)
+@pytest.mark.parametrize("cheap", [0, 300])
 @torch.no_grad()
-def test_maps_equal_the_plain_trunks_at_every_size(name: str) -> None:
+def test_maps_equal_the_plain_trunks_at_every_size(name: str, cheap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(borders, "CHEAP", cheap)
     trunk = caffe_trunk(name)
     reused = reuse_borders(trunk)
     for size in SIZES:
@@ -65,7 +68,8 @@ def test_maps_of_packed_layers_equal_the_plain_trunks(name: str) -> None:
 
 
 @torch.no_grad()
-def test_layers_compute_the_cells_that_see_the_image_and_no_others() -> None:
+def test_framed_layers_compute_the_cells_that_see_the_image_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(borders, "CHEAP", 0)
     trunk, sides = caffe_trunk("vgg16"), []
     reused = reuse_borders(trunk)
     reused(image((500, 500)))  # the blank image is computed once

@@ -2,8 +2,8 @@
 
 The first layer pads an image by 100 pixels, so that most cells of the early maps lie where they see no pixel of the
 image. What they hold depends on the weights and on their distance from the map's borders alone. It is cut from the maps
-of a blank image that is as small as can be, and stretched, since along a border nothing changes. Only the cells that
-the image reaches are computed for every image: for FCN-8s over VGG16 and 500 x 500 pixels, 265 of 362 GFLOP.
+of a blank image that is as small as can be, and stretched, since along a border nothing changes. For every image,
+hardly more is computed than the cells that see it: for FCN-8s over VGG16 and 500 x 500 pixels, 265 of 362 GFLOP.
 """
 
 import copy
@@ -19,9 +19,11 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from fullyconv.geometry import Grid
-from fullyconv.runtimes.fusion import PackedConv, Widened
+from fullyconv.runtimes.fusion import FusedConv, Widened
 
 REMEMBERED = 16  # blank images; for FCN-8s over VGG16, 3 MB each
+
+CHEAP = 1152  # weights to a value, up to which a few more are computed sooner than a whole map is copied into its frame
 
 CELL_BY_CELL = (nn.ReLU, nn.Dropout, nn.LocalResponseNorm, Widened)
 JOINING = (torch.relu, torch.cat)
@@ -78,16 +80,23 @@ class _Extent:
         cells: How many it has.
         reached: Those that see the image.
         kept: Those and their neighbours, as far as later layers read them.
+        computed: Those kept cells that are not taken from a blank image.
     """
 
     cells: int
     reached: range
     kept: range
+    computed: range
 
     @property
     def whole(self) -> bool:
         """Whether every cell sees the image."""
         return len(self.reached) == self.cells
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is computed."""
+        return len(self.computed) == self.cells
 
 
 class _Axis:
@@ -101,6 +110,7 @@ class _Axis:
     def __init__(self, trunk: fx.GraphModule, axis: int) -> None:
         self.windows: dict[fx.Node, _Window] = {}
         self.grids: dict[fx.Node, Grid] = {}
+        self.framed = {node for node in trunk.graph.nodes if _is_worth_a_frame(_layer(trunk, node))}
         for node in trunk.graph.nodes:
             sources = [self.grids.get(source) for source in node.all_input_nodes]
             grids = [grid for grid in sources if grid is not None]
@@ -126,6 +136,7 @@ class _Axis:
         cells: dict[fx.Node, int] = {}
         reached: dict[fx.Node, range] = {}
         kept: dict[fx.Node, range] = {}
+        computed: dict[fx.Node, range] = {}
         for node, grid in self.grids.items():
             sources = [cells[source] for source in node.all_input_nodes]
             cells[node] = self.windows[node].cells(sources[0]) if node in self.windows else (sources or [size])[0]
@@ -134,24 +145,25 @@ class _Axis:
                 min(cells[node], math.floor((size - 1 - grid.first) / grid.stride) + 1),
             )
         for node in reversed(self.grids):
-            read = [self._read(user, cells, reached, kept) or range(cells[node]) for user in node.users]
+            read = [self._read(user, cells, kept, computed) or range(cells[node]) for user in node.users]
             ends = [reached[node], *read]
             kept[node] = range(
                 max(0, min(part.start for part in ends)), min(cells[node], max(part.stop for part in ends))
             )
-        return {node: _Extent(cells[node], reached[node], kept[node]) for node in self.grids}
+            computed[node] = reached[node] if node in self.framed else kept[node]
+        return {node: _Extent(cells[node], reached[node], kept[node], computed[node]) for node in self.grids}
 
     def _read(
         self,
         node: fx.Node,
         cells: Mapping[fx.Node, int],
-        reached: Mapping[fx.Node, range],
         kept: Mapping[fx.Node, range],
+        computed: Mapping[fx.Node, range],
     ) -> range | None:
         """The cells of its source that a node reads; none if it is not known, or computed as a whole."""
-        if node not in self.grids or len(reached[node]) == cells[node]:
-            return None
-        return self.windows[node].reads(reached[node]) if node in self.windows else kept[node]
+        if node not in self.windows:
+            return kept.get(node)
+        return None if len(computed[node]) == cells[node] else self.windows[node].reads(computed[node])
 
     def blank_size(self, size: int, maps: Sequence[fx.Node]) -> int:
         """The length of the smallest blank image some maps of which, stretched, are those of one of so many pixels."""
@@ -184,8 +196,15 @@ def _layer(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def _is_worth_a_frame(layer: nn.Module | None) -> bool:
+    """Whether what a layer gives is computed only where the image is seen, and copied into a frame."""
+    if isinstance(layer, nn.Conv2d | FusedConv):
+        return math.prod(layer.weight.shape[1:]) > CHEAP
+    return isinstance(layer, nn.MaxPool2d)
+
+
 def _window_of(layer: nn.Module | None, axis: int) -> _Window | None:
-    if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | PackedConv) or isinstance(layer.padding, str):
+    if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | FusedConv) or isinstance(layer.padding, str):
         return None
     kernel_size, stride, padding, dilation = (
         value if isinstance(value, int) else value[axis]
@@ -271,7 +290,7 @@ class _Reached(fx.Interpreter):
         self.borders = borders
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "placeholder" or n not in self.extents or _is_whole(self.extents[n]):
+        if n.op == "placeholder" or n not in self.extents or all(extent.complete for extent in self.extents[n]):
             return super().run_node(n)
         if n in self.windows:
             layer = self.module.get_submodule(str(n.target))
@@ -288,7 +307,7 @@ class _Reached(fx.Interpreter):
         return _cropped(self.env[source], (top.kept.start, left.kept.start), rows.kept, columns.kept)
 
     def _read(self, node: fx.Node, beyond: float) -> Tensor:
-        """Of its source, what a layer reads for the cells that the image reaches.
+        """Of its source, what a layer reads for the cells that are computed.
 
         Args:
             node: Of the layer.
@@ -296,7 +315,7 @@ class _Reached(fx.Interpreter):
         """
         (source,) = node.all_input_nodes
         reads = [
-            window.reads(extent.reached) for window, extent in zip(self.windows[node], self.extents[node], strict=True)
+            window.reads(extent.computed) for window, extent in zip(self.windows[node], self.extents[node], strict=True)
         ]
         inside = [
             range(max(0, read.start), min(extent.cells, read.stop))
@@ -312,13 +331,16 @@ class _Reached(fx.Interpreter):
         return F.pad(part, (left, right, top, bottom), value=beyond)
 
     def _framed(self, node: fx.Node, inner: Tensor) -> Tensor:
-        """What is kept of a map: the cells that the image reaches, and around them a blank image's."""
-        (rows, columns), blank, border = self.extents[node], self.blank[node], self.borders[node]
+        """What is kept of a map: the cells that were computed, and around them a blank image's."""
+        rows, columns = self.extents[node]
+        if (rows.computed, columns.computed) == (rows.kept, columns.kept):
+            return inner
+        blank, border = self.blank[node], self.borders[node]
         size = (len(inner), inner.shape[1], len(rows.kept), len(columns.kept))
         whole = torch.empty(size, dtype=inner.dtype, memory_format=_format(inner))
         down, across = _positions(rows, blank[0]), _positions(columns, blank[1])
-        above, left = rows.reached.start - rows.kept.start, columns.reached.start - columns.kept.start
-        below, right = above + len(rows.reached), left + len(columns.reached)
+        above, left = rows.computed.start - rows.kept.start, columns.computed.start - columns.kept.start
+        below, right = above + len(rows.computed), left + len(columns.computed)
         whole[:, :, above:below, left:right] = inner
         for y, x in (
             (slice(0, above), slice(None)),
