@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-# Before torch and numba are imported: they read these once.
+# Before torch, numba and Triton are imported: they read these once.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["TRITON_INTERPRET"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 

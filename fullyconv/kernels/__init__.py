@@ -4,6 +4,7 @@
 """
 
 import os
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
 
@@ -184,14 +185,18 @@ def reference_forced() -> bool:
 
 
 def _implementation(given: Tensor) -> ModuleType:
-    """The module whose functions work on these scores or masks: the CPU's if it can, the reference otherwise."""
-    if reference_forced() or torch.compiler.is_compiling():
+    """The module whose functions work on these scores or masks: that of their device, or else the reference."""
+    if reference_forced() or torch.compiler.is_compiling() or given.dtype == torch.float64:
         return reference
-    if given.device.type != "cpu" or given.dtype == torch.float64:
-        return reference
-    from fullyconv.kernels import cpu  # imports numba: a third of a second that only those who need it pay
+    if given.device.type == "cpu":
+        from fullyconv.kernels import cpu  # imports numba: a third of a second that only those who need it pay
 
-    return cpu
+        return cpu
+    if given.device.type == "cuda" and find_spec("triton"):  # which comes with torch, but on Linux alone
+        from fullyconv.kernels import gpu
+
+        return gpu
+    return reference
 
 
 def _refuse_impossible(scores: Tensor, size: tuple[int, int]) -> None:
