@@ -120,8 +120,12 @@ def label_suffix(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Raster]:
+def opened(path: Path, *, bands: int = 0) -> Iterator[Raster]:
     """The image in a file that `by_windows` says is to be read so, for as long as it is needed.
+
+    Args:
+        path: Of the file or folder.
+        bands: How many of it are looked at. An alpha band beyond them is not given, but tells where there are no data.
 
     Raises:
         FullyconvError: SEG-D009 if it cannot be decoded, SEG-D011 if its axes are not those of an image, SEG-D024 if a
@@ -138,7 +142,7 @@ def opened(path: Path) -> Iterator[Raster]:
             dataset = rasterio.open(path)
         with dataset:
             row_bytes = dataset.width * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
-            yield Tiff(path, (dataset.height, dataset.width), row_bytes, dataset)
+            yield Tiff(path, (dataset.height, dataset.width), row_bytes, dataset, *_bands_and_gaps(dataset, bands))
 
 
 @contextmanager
@@ -159,15 +163,19 @@ class Tiff(Raster):
 
     Args:
         dataset: Rasterio's.
+        bands: The numbers of those that are given, from 1 on.
+        has_gaps: Whether some pixels may be no data.
     """
 
     dataset: Any
+    bands: list[int]
+    has_gaps: bool
 
     def read(self, rows: slice, columns: slice) -> Array:
         window = ((rows.start, rows.stop), (columns.start, columns.stop))
         with _decoding(self.path):
-            pixels = self._colored(self.dataset.read(window=window))
-            if self._has_gaps:
+            pixels = self._colored(self.dataset.read(self.bands, window=window))
+            if self.has_gaps:
                 pixels[self.dataset.dataset_mask(window=window) == 0] = 0
         return pixels
 
@@ -175,13 +183,13 @@ class Tiff(Raster):
         height, width = (side // step for side in self.size)
         window, shape = ((0, height * step), (0, width * step)), (height, width)
         with _decoding(self.path):
-            pixels = self._colored(self.dataset.read(window=window, out_shape=(self.dataset.count, *shape)))
-            if self._has_gaps:
+            pixels = self._colored(self.dataset.read(self.bands, window=window, out_shape=(len(self.bands), *shape)))
+            if self.has_gaps:
                 pixels[self.dataset.dataset_mask(window=window, out_shape=shape) == 0] = 0
         return pixels
 
     def has_data(self, first: int, last: int) -> Array | None:
-        if not self._has_gaps:
+        if not self.has_gaps:
             return None
         with _decoding(self.path):
             return np.asarray(self.dataset.dataset_mask(window=((first, last), (0, self.size[1]))) != 0)
@@ -221,12 +229,6 @@ class Tiff(Raster):
             ) from None
         finally:
             draft.unlink(missing_ok=True)
-
-    @property
-    def _has_gaps(self) -> bool:
-        from rasterio.enums import MaskFlags
-
-        return any(MaskFlags.all_valid not in flags for flags in self.dataset.mask_flag_enums)
 
     def _colored(self, bands: Array) -> Array:
         from rasterio.enums import ColorInterp
@@ -325,6 +327,22 @@ def _opened_zarr(path: Path) -> Zarr:
     size = (shape[1], shape[2]) if bands_first else (shape[0], shape[1])
     bands = 1 if len(shape) == 2 else shape[0 if bands_first else 2]
     return Zarr(path, size, size[1] * bands * array.dtype.itemsize, array, bands_first)
+
+
+def _bands_and_gaps(dataset: Any, wanted: int) -> tuple[list[int], bool]:
+    """The bands of a TIFF to give, and whether some of its pixels may be no data.
+
+    Args:
+        dataset: Rasterio's.
+        wanted: How many bands are looked at: many programs mark near infrared as alpha.
+    """
+    from rasterio.enums import ColorInterp, MaskFlags
+
+    flags = {flag for flags in dataset.mask_flag_enums for flag in flags}
+    if MaskFlags.alpha in flags and dataset.count <= wanted:
+        return list(dataset.indexes), False
+    kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
+    return [band for band, kind in kinds if kind != ColorInterp.alpha], flags != {MaskFlags.all_valid}
 
 
 @contextmanager

@@ -88,6 +88,18 @@ def test_what_is_no_data_is_black_and_named(tmp_path: Path) -> None:
         assert raster.preview(5).min() == 0
 
 
+def test_alpha_tells_of_no_data_unless_it_is_looked_at(tmp_path: Path) -> None:
+    values = pixels(4)
+    values[:30, :, 3] = 0
+    path = save_tiff(tmp_path / "image.tif", values, photometric="rgb", alpha="yes")
+    with rasters.opened(path, bands=3) as raster:
+        assert np.array_equal(raster.has_data(0, 70), values[..., 3] != 0)
+        assert np.array_equal(raster.read(*WINDOW), (values[..., :3] * (values[..., 3:] != 0))[WINDOW])
+    with rasters.opened(path, bands=4) as raster:
+        assert raster.has_data(0, 70) is None
+        assert np.array_equal(raster.read(*WINDOW), values[WINDOW])
+
+
 def test_pictures_that_windows_would_change_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rasters, "LARGE_PIXELS", 100)
     picture = Image.fromarray(pixels(3))

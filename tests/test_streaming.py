@@ -124,6 +124,8 @@ def test_pictures_of_one_scene_are_read_together(pixels: np.ndarray[Any, Any], t
     predict_files(segmenter, [str(tmp_path / "field.tif")], out=tmp_path / "out", more=more, tile=64)
     expected = segmenter(pixels, more=[depth], tile="none").mask
     assert (labels_in(tmp_path / "out" / "field.tif") != expected).mean() < 1e-4
+    with pytest.raises(FullyconvError, match=r"SEG-D030.*got 1"):
+        predict_files(segmenter, [str(tmp_path / "field.tif")], out=tmp_path / "alone")
     save_tiff(tmp_path / "depth.tif", depth[1:])
     with pytest.raises(FullyconvError, match=r"SEG-D030.*90x230.*90x229"):
         predict_files(segmenter, [str(tmp_path / "field.tif")], out=tmp_path / "other", more=more)

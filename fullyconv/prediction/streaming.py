@@ -64,7 +64,10 @@ def stream(
     folder.mkdir(parents=True, exist_ok=True)
     mask, overlay = streamed_files(folder, name, files[0])
     with ExitStack() as stack:
-        pictures = [stack.enter_context(rasters.opened(file)) for file in files]
+        bands = segmenter.bands if len(files) == len(segmenter.bands) else [segmenter.channels] * len(files)
+        pictures = [
+            stack.enter_context(rasters.opened(file, bands=count)) for file, count in zip(files, bands, strict=True)
+        ]
         size = _one_size(pictures)
         model, row_bytes = segmenter.model, sum(picture.row_bytes for picture in pictures)
         given = {"image": [_identity(picture) for picture in pictures], "model": _fingerprint(model), "tile": tile}
