@@ -53,6 +53,11 @@ def machine() -> str:
     return f"{device}, {cores}, PyTorch {torch.__version__}"
 
 
+def load() -> float | None:
+    """How many processes have kept the machine busy over the last minute; None where that is not known."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
 def processor() -> str:
     """The processor's name where Linux tells it, else its architecture."""
     info = Path("/proc/cpuinfo")

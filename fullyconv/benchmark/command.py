@@ -42,7 +42,7 @@ def benchmark(
     repeats: Count = 5,
     threads: Count | None = None,
     quick: bool = False,
-    out: Annotated[Path, "FILE.json"] | None = None,
+    out: Path | None = None,
 ) -> Report | Listing:
     """Measure against the peers that are installed, side by side, and against what the machine allows.
 
@@ -66,10 +66,9 @@ def benchmark(
     chosen = _chosen(suite, only, quick)
     with _threads(threads):
         earlier = _earlier(out)
-        report = _measured(suite, chosen, repeats, quick)
-    if out is not None:
-        kept = report.joined(earlier, whole=() if only else list(chosen)) if earlier else report
-        kept.write(out)
+        for report in _measured(suite, chosen, repeats, quick):
+            if out is not None:  # what was measured stays if the rest is stopped
+                (report.joined(earlier) if earlier else report).write(out)
     return report
 
 
@@ -127,20 +126,20 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _measured(suite: str, chosen: dict[str, list[Work]], repeats: int, quick: bool) -> Report:
-    """The report; on a terminal each work is announced before it is measured."""
-    machine = measured(quick)
-    rows, skipped = [], []
+def _measured(suite: str, chosen: dict[str, list[Work]], repeats: int, quick: bool) -> Iterator[Report]:
+    """The report as it grows, work by work; on a terminal each is announced before it is measured."""
+    report = Report(suite, (), measured(quick))
     for name, works in chosen.items():
         for work in works:
             missing = _missing(work.needs)
             if missing:
-                skipped.append(Skipped(name, work.name, work.peer, missing))
-                continue
-            if sys.stderr.isatty():
-                print(f"{name}: {work.name}, against {work.peer}", file=sys.stderr)
-            rows.append(compare(name, work, repeats))
-    return Report(suite, tuple(rows), machine, tuple(skipped))
+                skipped = Skipped(name, work.name, work.peer, missing)
+                report = replace(report, skipped=(*report.skipped, skipped))
+            else:
+                if sys.stderr.isatty():
+                    print(f"{name}: {work.name}, against {work.peer}", file=sys.stderr)
+                report = replace(report, rows=(*report.rows, compare(name, work, repeats)))
+            yield report
 
 
 def _missing(packages: Sequence[str]) -> tuple[str, ...]:

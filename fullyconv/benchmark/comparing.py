@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fullyconv.benchmark.machine import Cost, Machine
-from fullyconv.timing import interleaved
+from fullyconv.timing import interleaved, load
 
 TURN_SECONDS = 0.05  # at least: what takes a millisecond is measured over many
 
@@ -98,6 +98,7 @@ class Row:
         difference: Largest difference of other numbers, over the largest number; None if the results hold none.
         target: What was to be reached.
         how: Which of our ways was taken, where there are several.
+        load: How many processes kept the machine busy meanwhile, this one included; None where that is not known.
     """
 
     suite: str
@@ -113,6 +114,7 @@ class Row:
     difference: float | None = None
     target: Target | None = None
     how: str = ""
+    load: float | None = None
 
     def limit(self, machine: Machine) -> float:
         """Least milliseconds that the machine's peaks allow."""
@@ -161,6 +163,7 @@ def compare(suite: str, work: Work, repeats: int) -> Row:
         *alike,
         work.target,
         sides.how,
+        load(),
     )
 
 

@@ -65,22 +65,15 @@ class Report:
         limit = row.limit(self.machine)
         return {**asdict(row), "limit": limit, "peak_fraction": limit / row.ours, "met": row.met}
 
-    def joined(self, earlier: "Report", *, whole: Sequence[str]) -> "Report":
-        """These rows and the earlier ones that they do not replace.
-
-        Args:
-            earlier: Of the same machine.
-            whole: Suites of which no earlier row remains.
-        """
-        rows = {(row.suite, row.work, row.against): row for row in earlier.rows if row.suite not in whole}
-        rows |= {(row.suite, row.work, row.against): row for row in self.rows}
+    def joined(self, earlier: "Report") -> "Report":
+        """These rows and the earlier ones of the same machine that they do not replace."""
+        rows = {(row.suite, row.work, row.against): row for row in (*earlier.rows, *self.rows)}
         ordered = sorted(rows.values(), key=lambda row: list(SUITES).index(row.suite))
-        skipped = [each for each in earlier.skipped if each.suite not in whole]
         return Report(
             self.suite if len({row.suite for row in ordered}) == 1 else "all",
             tuple(ordered),
             best_of(self.machine, earlier.machine),
-            tuple(dict.fromkeys((*skipped, *self.skipped))),
+            tuple(dict.fromkeys((*earlier.skipped, *self.skipped))),
         )
 
     def write(self, file: Path) -> None:
@@ -156,12 +149,20 @@ def page(report: Report, file: Path) -> str:
         "ours / theirs. The limit is what the work cannot do without, operations or bytes, over the machine's measured "
         "peaks; beside it stands the share of that peak which ours reaches. Alike says how many labels are the same, "
         "or how far other numbers differ, over the largest of them.",
+        _busy(report.rows),
         f"Of {len(met) + len(missed)} rows with a target, {len(met)} reach it." + (" Not reached:" if missed else ""),
         "\n".join(_miss(row, report.machine) for row in missed),
         f"![Ratios]({file.with_suffix('.png').name})",
         *sections,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _busy(rows: Sequence[Row]) -> str:
+    loads = [row.load for row in rows if row.load is not None]
+    if not loads:
+        return ""
+    return f"Meanwhile {min(loads):g} to {max(loads):g} processes kept the machine busy, the benchmark's own included."
 
 
 def _miss(row: Row, machine: Machine) -> str:

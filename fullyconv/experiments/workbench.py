@@ -1,7 +1,6 @@
 """What an experiment works with: its settings and data, parts that are measured only once, and word of how it goes."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from rich.live import Live
 
 from fullyconv.datasets import Dataset, open_dataset, with_heads
 from fullyconv.experiments.scenes import plain, write_digits
-from fullyconv.timing import machine
+from fullyconv.timing import load, machine
 
 
 @dataclass(frozen=True)
@@ -146,11 +145,6 @@ def write_json(file: Path, value: Any) -> None:
     fresh = file.with_name(f".{file.name}")
     fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     fresh.replace(file)
-
-
-def load() -> float | None:
-    """How many processes have kept the machine busy over the last minute; None where that is not known."""
-    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def _parts(folder: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,10 @@ from fullyconv.benchmark.inputs import Size, mask, noise_scores, smooth_scores
 from fullyconv.benchmark.machine import Cost
 from fullyconv.kernels import upsample_argmax, upsample_confusion
 
-KINDS = {"smooth": (smooth_scores, Target(50, 100, memory=1 / 50)), "white noise": (noise_scores, Target(12, 20))}
+KINDS = {
+    "smooth": (smooth_scores, Target(50, 100, memory=1 / 50)),
+    "white noise": (noise_scores, Target(12, 20, memory=1 / 50)),
+}
 
 
 def works(quick: bool) -> list[Work]:
