@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from thin import make_thin
 from torch import nn
 
 from fullyconv.models import FCN, create
-from fullyconv.runtimes.fusion import PackedConv, packed_graph
+from fullyconv.runtimes import fusion
+from fullyconv.runtimes.fusion import PackedConv, UnfoldedConv, packed_graph
 from fullyconv.runtimes.packed import NotPackable, packed
 
 SIZES = [(1, 1), (37, 53), (64, 64), (101, 75)]
@@ -109,3 +111,14 @@ def test_a_machine_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with pytest.raises(NotPackable, match="bf16"):
         packed(network(name="fcn8s-test_resnet"), precision="bf16")
+
+
+@pytest.mark.parametrize("padding", [(0, 0), (3, 2)])
+def test_unfolded_windows_give_the_convolution(padding: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "UNFOLDED", 40)  # two rows of both images at a time, and one at the end
+    torch.manual_seed(0)
+    image, weight, bias = torch.randn(2, 8, 13, 15), torch.randn(16, 8, 7, 6), torch.randn(16)
+    expected = F.conv2d(image, weight, bias, padding=padding).relu()
+    result = UnfoldedConv(weight, bias, padding, rectified=True)(image.to(memory_format=torch.channels_last))
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(result, expected, rtol=0, atol=1e-5 * float(expected.max()))
