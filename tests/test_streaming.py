@@ -150,6 +150,23 @@ def test_killed_half_way_it_goes_on_with_the_same_result(
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["field.tif", "field_overlay.png"]
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".zarr"])
+def test_stopped_at_the_very_end_it_ends(
+    suffix: str, segmenter: Segmenter, pixels: np.ndarray[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / f"field{suffix}"
+    if suffix == ".tif":
+        save_tiff(image, pixels)
+    else:
+        zarr.create_array(image, shape=pixels.shape, dtype="uint8", chunks=(64, 64, 3))[:] = pixels
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming.Part, "remove", lambda part: (_ for _ in ()).throw(SystemExit()))
+        with pytest.raises(SystemExit):
+            predict_files(segmenter, [str(image)], out=tmp_path / "out")
+    predict_files(segmenter, [str(image)], out=tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [image.name, "field_overlay.png"]
+
+
 def test_images_that_are_done_are_not_done_again(
     segmenter: Segmenter, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

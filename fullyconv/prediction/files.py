@@ -114,7 +114,7 @@ def _finished(places: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
         raise FullyconvError(
             "SEG-P003", f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out"
         )
-    return [place for place in places if all(file.exists() for file in place)]
+    return [place for place in places if all(file.exists() for file in place) and not unfinished(place[0]).exists()]
 
 
 def _refuse_tile(tile: Tiling, stride: int) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +80,8 @@ def stream(
             if size[0] * size[1] > WHOLE_IMAGE_PIXELS:
                 _tell(segmenter, files[0], cut, row_bytes, part.rows)
             _fill(part, segmenter, pictures, side, {**given, "side": side})
-        _write(lambda path: pictures[0].write_labels(path, part.read, segmenter.labels), mask)
         images.write_picture(overlay, _preview(segmenter, pictures, part))
+        _write(lambda path: pictures[0].write_labels(path, part.read, segmenter.labels), mask)
         part.remove()
     return mask, overlay
 
@@ -242,13 +242,15 @@ def _seconds_per_pixel(segmenter: Segmenter) -> float:
     return (time.perf_counter() - begun) / TRIAL_SIDE**2
 
 
-def _write(write: Any, path: Path) -> None:
+def _write(write: Callable[[Path], None], path: Path) -> None:
     """Lets a file or folder appear whole or not at all."""
     draft = path.with_name(f".{path.name}")
     _delete(draft)
     try:
         write(draft)
-        draft.rename(path)
+        if path.is_dir():  # of a call that was stopped just before it removed the unfinished map
+            _delete(path)
+        draft.replace(path)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
