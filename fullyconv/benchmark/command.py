@@ -2,18 +2,15 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
-
 from fullyconv import timing
 from fullyconv.arguments import Count, bounded, nearest
 from fullyconv.benchmark.comparing import Work, compare
-from fullyconv.benchmark.machine import measured
+from fullyconv.benchmark.machine import measured, on_threads
 from fullyconv.benchmark.report import Report, Skipped, read
 from fullyconv.benchmark.suites import SUITES
 from fullyconv.errors import FullyconvError
@@ -64,7 +61,7 @@ def benchmark(
     if suite is None:
         return Listing()
     chosen = _chosen(suite, only, quick)
-    with _threads(threads):
+    with on_threads(threads):
         earlier = _earlier(out)
         for report in _measured(suite, chosen, repeats, quick):
             if out is not None:  # what was measured stays if the rest is stopped
@@ -114,16 +111,6 @@ def _earlier(out: Path | None) -> Report | None:
             f"{out} was measured on {earlier.machine.name}, this is {timing.machine()}; name another file with --out",
         )
     return earlier
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _measured(suite: str, chosen: dict[str, list[Work]], repeats: int, quick: bool) -> Iterator[Report]:

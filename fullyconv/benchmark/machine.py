@@ -1,6 +1,7 @@
 """What this machine can do at best: the limit that every measurement is held against."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -67,6 +68,17 @@ def measured(quick: bool = False) -> Machine:
     source = torch.zeros(2**20 if quick else 2**28, dtype=torch.uint8)
     target = torch.empty_like(source)
     return Machine(timing.machine(), operations, _best(partial(target.copy_, source), 2 * source.numel(), seconds))
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """While this is entered, torch and our kernels compute on so many threads; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def best_of(one: Machine, other: Machine) -> Machine:

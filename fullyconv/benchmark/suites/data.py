@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from fullyconv.benchmark import inputs
 from fullyconv.benchmark.comparing import Sides, Work
-from fullyconv.benchmark.machine import Cost
+from fullyconv.benchmark.machine import Cost, on_threads
 from fullyconv.datasets import Pair
 from fullyconv.labels import LabelSet
 from fullyconv.sampling import Stream
@@ -24,7 +24,7 @@ CLASSES = 11
 
 
 def works(quick: bool) -> list[Work]:
-    """Training samples from files, decoded and augmented in one process.
+    """Training samples from files, decoded and augmented on one thread, as each worker does.
 
     Scale, crop, flip and light on both sides; ours also gamma, tint, stretch, and crops laid over rare classes. The
     limit is one look at the decoded bytes and one write of the samples.
@@ -51,8 +51,8 @@ def _sides(limit: int, count: int, size: tuple[int, int], crop: tuple[int, int])
     read = (3 + 1) * size[0] * size[1]
     written = (4 * 3 + 1) * crop[0] * crop[1]
     return Sides(
-        lambda: [samples[position] for position in range(count)],
-        partial(_by_torchvision, files, _augmentation(crop)),
+        on_threads(1)(lambda: [samples[position] for position in range(count)]),
+        on_threads(1)(partial(_by_torchvision, files, _augmentation(crop))),
         Cost(bytes=count * (read + written)),
         close=folder.cleanup,
     )
