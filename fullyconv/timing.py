@@ -10,18 +10,19 @@ import torch
 
 
 def interleaved(
-    works: Mapping[str, Callable[[], object]], *, seconds: float, rounds: int = 20, least: int = 3
+    works: Mapping[str, Callable[[], object]], *, seconds: float, rounds: int = 20, least: int = 3, warm: bool = False
 ) -> dict[str, list[float]]:
     """The seconds that each work takes in each round. They take turns, so that a busy machine slows all alike.
 
     Args:
-        works: Each runs once before the clock starts.
+        works: Each runs once before the clock starts, unless they are warm.
         seconds: No round is begun after so long.
         rounds: At most so many.
         least: At least so many, however long they take.
+        warm: Whether they have run before.
     """
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
+    for work in () if warm else works.values():
         work()
     begun = time.monotonic()
     for number in range(rounds):

@@ -173,7 +173,7 @@ def in_turns(ours: Callable[[], object], peer: Callable[[], object], repeats: in
     once = interleaved(works, seconds=0, least=1)
     calls = {name: math.ceil(TURN_SECONDS / seconds[0]) for name, seconds in once.items()}
     turns = {name: partial(_again, work, calls[name]) for name, work in works.items()}
-    taken = interleaved(turns, seconds=math.inf, rounds=repeats)
+    taken = interleaved(turns, seconds=math.inf, rounds=repeats, warm=True)
     mine, theirs = ([seconds / calls[name] for seconds in taken[name]] for name in works)
     return mine, theirs
 
