@@ -288,7 +288,7 @@ class PackedConv(FusedConv):
         weight: Its own, with the norm in it.
         bias: Likewise.
         activation: Of the sum.
-        shape: Of a usual map that comes in; for it the weights are laid out.
+        shape: Of a usual map that comes in; for it the weights are laid out already.
         dtype: Of the weights and of the maps.
     """
 
@@ -306,26 +306,34 @@ class PackedConv(FusedConv):
         self.dilation, self.groups = conv.dilation, conv.groups  # type: ignore[assignment]
         self.activation = activation
         self.bias = bias.to(dtype)
-        # No buffer: a tensor in a layout of oneDNN's can be neither copied nor saved.
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight.to(dtype, memory_format=torch.channels_last),
-            self.padding,
-            self.stride,
-            self.dilation,
-            self.groups,
-            list(shape),
-        )
+        self.weight = weight.to(dtype, memory_format=torch.channels_last)
+        # No buffers: a tensor in a layout of oneDNN's can be neither copied nor saved.
+        self._by_layout: dict[bytes, Tensor] = {}
+        self._by_shape: dict[Sequence[int], Tensor] = {}
+        self._laid_out(tuple(shape))
+
+    def _laid_out(self, shape: Sequence[int]) -> Tensor:
+        """The weights as oneDNN wants them for maps of a shape.
+
+        In another layout it reorders them at each call: 100 of 110 ms of a mobilenetv3_small_100 at 240x192.
+        """
+        if shape not in self._by_shape:
+            geometry = (self.padding, self.stride, self.dilation, self.groups)
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(shape))
+            layout = torch.ops.mkldnn._get_mkldnn_serialized_md(weight).numpy().tobytes()
+            self._by_shape[shape] = self._by_layout.setdefault(layout, weight)
+        return self._by_shape[shape]
 
     def forward(self, image: Tensor, addend: Tensor | None = None) -> Tensor:
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        weight, geometry = self._laid_out(image.shape), (self.padding, self.stride, self.dilation, self.groups)
         kind, scalars, algorithm = self.activation.kind, self.activation.scalars, self.activation.algorithm
         if addend is None:
             return torch.ops.mkldnn._convolution_pointwise(  # type: ignore[no-any-return]
-                image, self.weight, self.bias, *geometry, kind, scalars, algorithm
+                image, weight, self.bias, *geometry, kind, scalars, algorithm
             )
         unary = None if kind == "none" else kind
         return torch.ops.mkldnn._convolution_pointwise.binary(  # type: ignore[no-any-return]
-            image, addend, self.weight, self.bias, *geometry, "add", 1.0, unary, [], None
+            image, addend, weight, self.bias, *geometry, "add", 1.0, unary, [], None
         )
 
 
