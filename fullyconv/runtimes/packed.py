@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from fullyconv.models import FCN
 from fullyconv.runtimes.borders import reuse_borders
-from fullyconv.runtimes.fusion import packed_graph
+from fullyconv.runtimes.fusion import USUAL, Activation, PackedConv, packed_graph
 
 Precision = Literal["fp32", "bf16"]
 Scores = Callable[[Float[Tensor, "n c height width"]], Float[Tensor, "n k h w"]]
@@ -44,6 +44,8 @@ def packed(model: FCN, *, precision: Precision = "fp32") -> Scores:
     memo: dict[int, Any] = {id(tensor): tensor.detach() for tensor in chain(model.parameters(), model.buffers())}
     for part in parts:
         memo[id(part.trunk)] = _PackedTrunk(part.trunk, part.mean.shape[1], DTYPES[precision])
+        for grid, layer in zip(part.grids, part.score_layers.values(), strict=True):
+            memo[id(layer)] = _packed_score_layer(layer, int(grid.stride))
     network = copy.deepcopy(model, memo).eval()
 
     @torch.no_grad()
@@ -62,6 +64,15 @@ def _refuse_machine(precision: Precision) -> None:
         raise NotPackable("torch was built without oneDNN here")
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise NotPackable("oneDNN has no bf16 on this processor")
+
+
+def _packed_score_layer(layer: nn.Module, stride: int) -> PackedConv:
+    """A score layer in float32, for taps of this stride."""
+    assert isinstance(layer, nn.Conv2d)
+    assert layer.bias is not None
+    shape = (USUAL[0], layer.in_channels, USUAL[1] // stride, USUAL[2] // stride)
+    weight, bias = layer.weight.detach(), layer.bias.detach()
+    return PackedConv(layer, weight, bias, Activation("none"), shape, torch.float32)
 
 
 class _PackedTrunk(nn.Module):
