@@ -118,7 +118,7 @@ class _Axis:
                 self.grids[node] = Grid()
             elif len(grids) < len(sources) or node.op == "output":
                 continue
-            elif window := _window_of(_layer(trunk, node), axis):
+            elif len(sources) == 1 and (window := _window_of(_layer(trunk, node), axis)):
                 self.windows[node] = window
                 self.grids[node] = grids[0].convolve(window.span, window.stride, window.padding)
             elif isinstance(_layer(trunk, node), CELL_BY_CELL) or node.target in JOINING:
