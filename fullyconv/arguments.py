@@ -195,7 +195,7 @@ def help_text(function: Callable[..., Any], command: str, *, configurable: bool 
             textwrap.fill(text.partition("\n")[0], WIDTH),
             "",
             *(_row(left, right) for left, right in [*rows, ("--json", JSON_HELP)]),
-            *(["", "Example:", textwrap.indent(example, "  ")] if example else []),
+            *(["", "Example: " + textwrap.indent(example, " " * 9).lstrip()] if example else []),
         ]
     )
 

@@ -166,8 +166,7 @@ DATA is a folder whose layout is recognised, or LAYOUT:PATH; both take options, 
 MODEL is a model folder or a run folder.
 Every command takes --json, --help, and --help-all for all there is to say.
 
-Example:
-  fullyconv train data/ --out runs/a --budget 30m"""
+Example: fullyconv train data/ --out runs/a --budget 30m"""
 
 
 def _summary(target: str) -> str:

@@ -202,7 +202,7 @@ def test_help_shows_usage_options_defaults_and_example() -> None:
     assert "--crop N,N " in text
     assert "[8,8]" in text
     assert "--no-augment " in text
-    assert text.endswith("Example:\n  fullyconv sample data/")
+    assert text.endswith("\n\nExample: fullyconv sample data/")
     whole = arguments.help_text(sample, "sample", whole=True)
     assert whole.startswith("usage: fullyconv sample DATA FILES... [options]\nDo a thing.\n")
     assert "A folder. Nothing else.\n" in whole

@@ -116,7 +116,7 @@ def test_help_fits_a_screen_and_ends_with_an_example(command: str, capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 45
     assert max(map(len, lines)) <= 100
-    assert lines[-1].startswith(f"  fullyconv {command}")
+    assert lines[-1].startswith(f"Example: fullyconv {command}")
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
