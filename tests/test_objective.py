@@ -1,5 +1,7 @@
 """The loss of a step: Caffe's numbers, however the batch is computed."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,18 @@ def test_the_sum_is_caffes(model: FCN):
     assert loss == pytest.approx(pytorch_fcns.item(), abs=1e-10, rel=0)
     assert loss == pytest.approx(expected.item(), abs=1e-10, rel=0)
     assert loss == pytest.approx(by_hand.item() / 4, abs=1e-10, rel=0)
+
+
+def test_the_hardest_loss_is_the_mean_over_a_fifth_of_each_image(model: FCN):
+    image, target = batch()
+    logits = upsample(model.scores(image), (40, 44), grid=model.grid)
+    losses = F.cross_entropy(logits, target[:, 0], ignore_index=255, reduction="none")
+    hard = []
+    for loss, mask in zip(losses, target[:, 0], strict=True):
+        counted = loss[mask != 255].sort(descending=True).values
+        hard += [counted[counted >= counted[math.ceil(0.2 * len(counted)) - 1]]] if len(counted) else []
+    found = Objective(model, "hardest", None, 255)(image, target)
+    assert found.item() == pytest.approx(torch.cat(hard).mean().item(), abs=1e-12)
 
 
 def test_images_are_averaged_each_over_its_own_pixels(model: FCN):

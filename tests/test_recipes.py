@@ -170,8 +170,8 @@ def test_means_of_images_and_of_pixels_share_their_rate():
     assert reduced(CVPR15, "mean", 1000) == replace(CVPR15, reduction="mean")
 
 
-def test_dice_and_focal_are_means_whatever_the_recipe():
-    for loss in ("dice", "focal"):
+def test_all_losses_but_cross_entropy_are_means_whatever_the_recipe():
+    for loss in ("hardest", "dice", "focal"):
         assert reduction_of(loss, None, HEAVY.reduction) == reduction_of(loss, "mean", HEAVY.reduction) == "mean"
     assert reduction_of("cross_entropy", None, HEAVY.reduction) == "sum"
 

@@ -33,6 +33,8 @@ VALIDATION_SHARE = 0.05  # of the time that has passed, on a budget
 FIRST_VALIDATION = 0.2  # of a budget: before, nobody knows what a validation costs
 LARGEST_RESERVE = 0.25  # of a budget, however slow validation is
 
+HARDEST = 0.2  # of an image's pixels count in the loss of that name; the share that Detectron2's DeepLab takes
+
 
 class InterruptedTrainingError(Exception):
     """Training was asked to stop, and has saved where it was."""
@@ -78,8 +80,7 @@ class Objective(nn.Module):
 
     Args:
         model: Scored on its grid; the upsampling is part of the loss.
-        loss: Cross-entropy gives the sum over pixels, each weighted by its class; Dice and focal give means over the
-            batch.
+        loss: Cross-entropy gives the sum over pixels, each weighted by its class; the others give means over the batch.
         weight: Of each class `(K,)`, or None.
         ignore_index: Mask value of pixels that do not count.
         heads: How many of the K classes each head has, in order; one head if left out. Heads share all but their score
@@ -129,13 +130,15 @@ class Objective(nn.Module):
         return [None] * len(self.heads) if weight is None else torch.split(weight, self.heads)
 
     def _loss_of(self, scores: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        if self.loss == "cross_entropy":
+        if self.loss in ("cross_entropy", "hardest"):
+            hardest = self.loss == "hardest"
             return upsample_cross_entropy(
                 scores,
                 target,
                 weight=weight,
                 ignore_index=self.ignore_index,
-                reduction="sum",
+                reduction="mean" if hardest else "sum",
+                hardest=HARDEST if hardest else 1.0,
                 grid=self.model.grid,
             )
         logits = upsample(scores, (target.shape[1], target.shape[2]), grid=self.model.grid)

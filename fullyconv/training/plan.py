@@ -119,10 +119,10 @@ def recipe_of(
 
 
 def reduction_of(loss: Loss, wanted: Reduction | None, usual: Reduction) -> Reduction:
-    """How pixels share in the loss: as wanted, or as the recipe does. Dice and focal are means whatever a recipe does.
+    """How pixels share in the loss: as wanted, or as the recipe does. All but cross-entropy are means in any recipe.
 
     Raises:
-        FullyconvError: SEG-T012 if Dice or focal is wanted otherwise.
+        FullyconvError: SEG-T012 if one of those is wanted otherwise.
     """
     if loss == "cross_entropy":
         return wanted or usual

@@ -11,7 +11,7 @@ from torch import nn
 from fullyconv.transforms import Augmentation
 
 Schedule = Literal["poly", "cosine", "constant"]
-Loss = Literal["cross_entropy", "dice", "focal"]
+Loss = Literal["cross_entropy", "hardest", "dice", "focal"]
 Balance = Literal["none", "log", "median"]
 Reduction = Literal["mean", "image", "sum"]
 Tuning = Literal["all", "score"]

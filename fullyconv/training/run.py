@@ -95,7 +95,7 @@ def train(
     lr: Rate | None = None,
     optimizer: Literal["adamw", "sgd"] | None = None,
     schedule: Literal["poly", "cosine", "constant"] | None = None,
-    loss: Literal["cross_entropy", "dice", "focal"] | None = None,
+    loss: Annotated[Literal["cross_entropy", "hardest", "dice", "focal"], "NAME"] | None = None,
     reduction: Literal["mean", "image", "sum"] | None = None,
     sampling: Annotated[float, Within(above=0, most=1)] | None = None,
     balance: Literal["none", "log", "median"] | None = None,
@@ -143,7 +143,8 @@ def train(
         lr: Learning rate at the top of the schedule.
         optimizer: adamw or sgd, with momentum.
         schedule: How the learning rate falls. `poly` is (1 - progress) ** 0.9, after a warm-up in the default recipe.
-        loss: On the logits at image size; dice and focal by parts of a batch.
+        loss: cross_entropy, hardest, dice or focal. All but cross_entropy go by parts of a batch; hardest is the
+            cross-entropy of the fifth of each image's pixels where it is highest.
         reduction: How pixels share in cross_entropy; SGD's rate is converted. `mean` is over all pixels of a batch that
             count; `image` over those of each image, then over images; `sum` over pixels, then the mean over images. A
             rate that is given with --lr is not converted. Dice and focal are means.
