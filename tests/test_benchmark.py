@@ -194,3 +194,8 @@ def test_files_that_cannot_take_the_rows_are_refused(tmp_path: Path, text: str |
         (tmp_path / name).write_text(text)
     with pytest.raises(FullyconvError, match=f"SEG-B002.*{said}"):
         benchmark("loss", quick=True, out=tmp_path / name)
+
+
+def test_the_page_of_the_documentation_is_what_its_measurements_give() -> None:
+    file = Path(__file__).parents[1] / "docs" / "speed.json"  # `read(file).write(file)` writes the page again
+    assert file.with_suffix(".md").read_text(encoding="utf-8") == page(read(file), file)

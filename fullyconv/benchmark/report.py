@@ -162,7 +162,10 @@ def _busy(rows: Sequence[Row]) -> str:
     loads = [row.load for row in rows if row.load is not None]
     if not loads:
         return ""
-    return f"Meanwhile {min(loads):g} to {max(loads):g} processes kept the machine busy, the benchmark's own included."
+    return (
+        f"Meanwhile {min(loads):g} to {max(loads):g} processes kept the machine busy, the benchmark's own included; where "
+        "they are more than its cores, times are longer and limits farther than at rest, for both sides."
+    )
 
 
 def _miss(row: Row, machine: Machine) -> str:
