@@ -163,8 +163,8 @@ def _busy(rows: Sequence[Row]) -> str:
     if not loads:
         return ""
     return (
-        f"Meanwhile {min(loads):g} to {max(loads):g} processes kept the machine busy, the benchmark's own included; where "
-        "they are more than its cores, times are longer and limits farther than at rest, for both sides."
+        f"Meanwhile {min(loads):g} to {max(loads):g} processes kept the machine busy, the benchmark's own included; "
+        "where they are more than its cores, times are longer and limits farther than at rest, for both sides."
     )
 
 
