@@ -166,6 +166,25 @@ def test_a_damaged_memory_is_forgotten(text: str, folder: Path) -> None:
     assert choice.remembered(folder, "fp32") is None
 
 
+@pytest.mark.parametrize("runtime", ["torch", "packed"])
+def test_weights_that_are_no_numbers_are_refused_before_an_activation_hides_them(runtime: Any) -> None:
+    model = network()
+    first = next(module for module in model.trunk.modules() if isinstance(module, nn.Conv2d))
+    with torch.no_grad():
+        first.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(FullyconvError, match=r"SEG-P005.*NaN, first in trunk\..*weight; load another"):
+        scores(Engine(model, runtime))
+
+
+def test_a_folder_that_cannot_remember_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choice, "CANDIDATES", ("torch",))
+    (folder / "runtime.json").mkdir()  # no file can take its place
+    scores(load(folder, runtime="fastest").engine)
+    assert f"{folder} cannot remember it" in capsys.readouterr().err
+
+
 def test_a_runtime_that_is_not_exact_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

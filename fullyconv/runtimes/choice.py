@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -115,9 +114,11 @@ def _remember(folder: Path, here: Mapping[str, Any], found: Mapping[str, Any]) -
     """Writes down what was found on a machine, in the place of what was found there before."""
     others = [other for other in _entries(folder) if not other.items() >= here.items()]
     fresh = folder / f".{RUNTIME}.{os.getpid()}"
-    with suppress(OSError):  # a folder that is read only remembers nothing
+    try:
         fresh.write_text(json.dumps([*others, {**here, **found}], indent=2) + "\n", encoding="utf-8")
         fresh.replace(folder / RUNTIME)
+    except OSError as error:
+        print(f"{folder} cannot remember it: {error.strerror}", file=sys.stderr)
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:

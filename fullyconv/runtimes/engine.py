@@ -52,7 +52,7 @@ class Engine:
             image: In [0, 1], on the network's device.
 
         Raises:
-            FullyconvError: SEG-P020 if the runtime cannot compute this network.
+            FullyconvError: SEG-P020 if the runtime cannot compute this network, SEG-P005 if its weights hold NaN.
         """
         if reference_forced():
             return self.model.scores(image).float()
@@ -76,6 +76,7 @@ class Engine:
         return None if self._running is None else self._running.runtime
 
     def _start(self, image: Tensor) -> Running:
+        self._refuse_nan()
         if self.runtime == "fastest":
             return fastest(self.model, image, self.precision, self.folder)
         if self.runtime != "auto":
@@ -86,6 +87,15 @@ class Engine:
             except FullyconvError:  # the next one may do
                 continue
         return start("torch", self.model, self.precision, image)
+
+    def _refuse_nan(self) -> None:
+        """Raises SEG-P005 for weights that are no numbers: the activations of some runtimes make zeros of them."""
+        named = chain(self.model.named_parameters(), self.model.named_buffers())
+        lost = next((name for name, tensor in named if bool(tensor.isnan().any())), None)
+        if lost is not None:
+            raise FullyconvError(
+                "SEG-P005", f"the network's weights hold NaN, first in {lost}; load another checkpoint"
+            )
 
     def _preferred(self, image: Tensor) -> list[Computing]:
         """What `auto` tries before the plain network."""
