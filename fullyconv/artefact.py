@@ -115,10 +115,16 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
         raise FullyconvError("SEG-M011", f"{place / CONFIG} is damaged ({error!r}); copy the folder again") from error
     try:
         model.load_state_dict(load_file(place / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
+    except (OSError, SafetensorError) as error:
         raise FullyconvError(
-            "SEG-M011", f"{place / WEIGHTS} is damaged or of another network ({reason}); copy the folder again"
+            "SEG-M011", f"{place / WEIGHTS} is damaged ({' '.join(str(error).split())}); copy the folder again"
+        ) from error
+    except RuntimeError as error:
+        written = config.get("versions", {}).get("fullyconv", "?")
+        raise FullyconvError(
+            "SEG-M011",
+            f"{place / WEIGHTS} is of another network than {place / CONFIG} tells; it was written by fullyconv "
+            f"{written}, so load it with that version, or copy the folder again",
         ) from error
     return model.eval(), labels, config
 

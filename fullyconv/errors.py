@@ -406,10 +406,16 @@ FAULTS: dict[str, Fault] = {
         "Free some space and repeat the command, which goes on where it stopped; or choose another --out.",
     ),
     "SEG-P008": Fault(
-        "The unfinished label map is of another image, model or tile",
-        "NAME.tif.part holds the rows that a stopped command finished. To go on with another model, tile or image "
-        "would give one map of two predictions.",
-        "Give the same model, image and --tile again; or remove the .part and .part.json files to begin anew.",
+        "The unfinished label map is of another image, model, precision or tile",
+        "NAME.tif.part holds the rows that a stopped command finished. To go on with another model, precision, tile or "
+        "image would give one map of two predictions.",
+        "Give the same model, image, --precision and --tile again; or remove the .part and .part.json files to begin "
+        "anew.",
+    ),
+    "SEG-P009": Fault(
+        "Some of the images could not be read",
+        "One damaged file does not keep the others from being predicted; the reason stands above, one line a file.",
+        "Mend the files, or move them away, and predict them alone.",
     ),
     "SEG-P020": Fault(
         "The runtime cannot compute this network",

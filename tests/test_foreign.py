@@ -111,7 +111,7 @@ def test_what_is_no_segformer_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     options = {"out": tmp_path / "model"}
     with pytest.raises(FullyconvError, match=r"SEG-M023 .*no config.json of a upernet, but of segformer"):
         fullyconv.import_weights(tmp_path / "theirs", as_="hf:upernet", **options)
-    with pytest.raises(FullyconvError, match=r"SEG-M023 .*no config.json of a segformer, but of none"):
+    with pytest.raises(FullyconvError, match=r"SEG-M023 .*there is no .*config.json; give the folder"):
         fullyconv.import_weights(tmp_path, as_="hf:segformer", **options)
     with pytest.raises(FullyconvError, match=r"SEG-M001 .*no hf:bert; there are hf:segformer, hf:upernet"):
         fullyconv.import_weights(tmp_path, as_="hf:bert", **options)

@@ -266,3 +266,15 @@ def test_a_batch_with_scores_that_are_no_numbers_is_refused_as_one_image_is(segm
         next(iter(segmenter.model.score_layers.values())).bias[0] = float("nan")
     with pytest.raises(FullyconvError, match="SEG-P005"):
         list(segmenter.predict_many([torch.rand(3, 40, 40)] * 2, batch=2))
+
+
+def test_a_damaged_image_does_not_keep_the_others_from_being_predicted(segmenter, tmp_path, capsys):
+    for name in "ac":
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(FullyconvError, match=r"SEG-P009.*1 of 3 images could not be read, such as .*b\.png"):
+        predict_files(segmenter, [str(tmp_path)], out=tmp_path / "out")
+    assert "SEG-D009" in capsys.readouterr().err
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"{name}{ending}" for name in "ac" for ending in (".png", "_overlay.png")
+    }

@@ -19,6 +19,7 @@ from fullyconv.images import image_size
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmenter, predict_files, streaming
+from fullyconv.prediction.streaming import stream
 
 rasterio = pytest.importorskip("rasterio", reason="TIFFs by windows need fullyconv[geo]")
 zarr = pytest.importorskip("zarr", reason="zarr arrays need fullyconv[geo]")
@@ -204,6 +205,10 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(
     kept = (out / "field.tif.part").read_bytes()
     with pytest.raises(FullyconvError, match=r"SEG-P008.*field\.tif\.part was begun with --tile 64"):
         predict_files(segmenter, [str(image)], out=out, tile=96)
+    other = Segmenter(segmenter.model, LABELS, ARCHITECTURE)
+    other.engine.precision = "bf16"
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*another precision"):
+        stream(other, [image], out, "field", 64)
     with pytest.raises(FullyconvError, match=r"SEG-P008.*another model"):
         predict_files(segmenter_of(1), [str(image)], out=out, tile=64)
     save_tiff(image, pixels[:200])

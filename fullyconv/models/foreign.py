@@ -178,12 +178,16 @@ def read_checkpoint(folder: Path, kind: str) -> Checkpoint:
         FullyconvError: SEG-M001 and SEG-M052 as for `foreign`; SEG-M023 if the folder holds another network.
     """
     toolkit = _transformers(kind)
+    if not (folder / "config.json").is_file():
+        raise FullyconvError(
+            "SEG-M023", f"there is no {folder / 'config.json'}; give the folder that transformers saved a {kind} in"
+        )
     told = _json(folder / "config.json")
     if told.get("model_type") != kind:
         raise FullyconvError(
             "SEG-M023",
-            f"{folder} holds no config.json of a {kind}, but of {told.get('model_type', 'none')}; give the folder that "
-            "transformers saved it in, and --as hf: and its model_type",
+            f"{folder} holds no config.json of a {kind}, but of {told.get('model_type', 'another program')}; give the "
+            "folder that transformers saved it in, and --as hf: and its model_type",
         )
     toolkit.utils.logging.disable_progress_bar()
     network, found = toolkit.AutoModelForSemanticSegmentation.from_pretrained(

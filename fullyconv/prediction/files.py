@@ -88,17 +88,30 @@ def predict_files(
             "them.",
             file=sys.stderr,
         )
-    outputs = []
+    outputs, faults = [], []
     for file, further, name, by_windows, place in zip(files, scenes, names, streamed, places, strict=True):
         begun = time.perf_counter()
-        if place in finished:
-            mask, overlay = place
-        elif by_windows:
-            mask, overlay = stream(segmenter, (file, *further), out, name, tile)
-        else:
-            mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
+        try:
+            if place in finished:
+                mask, overlay = place
+            elif by_windows:
+                mask, overlay = stream(segmenter, (file, *further), out, name, tile)
+            else:
+                mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
+        except FullyconvError as fault:
+            if len(files) == 1 or not fault.code.startswith("SEG-D"):
+                raise
+            print(fault, file=sys.stderr)
+            faults.append(file)
+            continue
         seconds = round(time.perf_counter() - begun, 3)
         outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
+    if faults:
+        raise FullyconvError(
+            "SEG-P009",
+            f"{len(faults)} of {counted(len(files), 'image')} could not be read, such as {faults[0]}; the others are "
+            f"in {out}: mend these and predict them alone",
+        )
     return Predictions(tuple(outputs), segmenter.engine.to_json())
 
 

@@ -58,7 +58,8 @@ def stream(
 
     Raises:
         FullyconvError: SEG-D009 for a damaged picture, SEG-D030 for pictures of unlike sizes, SEG-P005 and SEG-P006 as
-            `mask_rows`, SEG-P007 if the disk is full, SEG-P008 if what was begun is of another image, model or tile.
+            `mask_rows`, SEG-P007 if the disk is full, SEG-P008 if what was begun is of another image, model, precision
+            or tile.
         KeyboardInterrupt: Saying how to go on.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,12 @@ def stream(
         ]
         size = _one_size(pictures)
         model, row_bytes = segmenter.model, sum(picture.row_bytes for picture in pictures)
-        given = {"image": [_identity(picture) for picture in pictures], "model": _fingerprint(model), "tile": tile}
+        given = {
+            "image": [_identity(picture) for picture in pictures],
+            "model": _fingerprint(model),
+            "precision": segmenter.engine.precision,
+            "tile": tile,
+        }
         part = Part(unfinished(mask), size, rasters.label_dtype(segmenter.labels))
         side = part.begun(given) or chosen_tile(model, size, tile, row_bytes)
         cut = plan(model, size, side)
@@ -167,7 +173,7 @@ class Part:
         if free < wanted:
             raise FullyconvError(
                 "SEG-P007",
-                f"the label map needs {_gigabytes(wanted)} on the disk of {self.path.parent}, and {_gigabytes(free)} "
+                f"the label map needs {_shown(wanted)} on the disk of {self.path.parent}, and {_shown(free)} "
                 "are free; choose another --out",
             )
 
@@ -214,7 +220,7 @@ def _tell(segmenter: Segmenter, file: Path, cut: Plan, row_bytes: int, done: int
     minutes = (height - done) * width * cut.work * _seconds_per_pixel(segmenter) / 60
     told = [
         f"{file}: {width} x {height} pixels in {len(cut.columns)} x {len(cut.rows)} tiles of {cut.tile}, {overlap}; "
-        f"about {_gigabytes(memory + process_memory())} of memory in all, {max(1, round(minutes))} min"
+        f"about {_shown(memory + process_memory())} of memory in all, {max(1, round(minutes))} min"
     ]
     if done:
         told.append(f"going on at row {done} of {height}")
@@ -223,7 +229,7 @@ def _tell(segmenter: Segmenter, file: Path, cut: Plan, row_bytes: int, done: int
             "most of what is computed is overlap, as the tiles are small for this network; --tile auto is quicker"
         )
     if memory > free:
-        told.append(f"only {_gigabytes(free)} are free; smaller tiles take less")
+        told.append(f"only {_shown(free)} are free; smaller tiles take less")
     if cut.blended:
         told.append(
             f"the network looks at whole images at once ({', '.join(segmenter.model.global_operations)}), so scores "
@@ -299,5 +305,5 @@ def _fingerprint(model: FCN) -> str:
     return digest.hexdigest()
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _shown(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
