@@ -132,7 +132,7 @@ def test_the_fourth_band_is_depth_whose_logarithm_the_network_takes(tmp_path):
     imported = import_weights(file_of(tmp_path, name, trained(name)), as_=name, out=tmp_path / "model")
     assert "fourth band is depth in millimetres, as a picture of 16 bits" in str(imported)
     assert str(imported).endswith("'photos/{name}.png' --more 'depth/{name}.png' --out masks/")
-    segmenter, seen = fullyconv.load(tmp_path / "model"), []
+    segmenter, seen = fullyconv.load(tmp_path / "model", runtime="torch"), []
     segmenter.model.trunk.conv1_1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     color, depth = np.full((9, 8, 3), 100, np.uint8), np.full((9, 8), 2550, np.uint16)
     depth[0] = 0

@@ -300,7 +300,8 @@ class Loop:
 
         Raises:
             InterruptedTrainingError: After Ctrl-C or SIGTERM, with a checkpoint written.
-            FullyconvError: SEG-T006 if a budget is over before the first step, SEG-T008 if the loss is not a number.
+            FullyconvError: SEG-T006 if a budget is over before the first step, SEG-T008 if the loss or a score is not a
+                number.
         """
         last_checkpoint = time.monotonic()
         while True:
@@ -371,10 +372,7 @@ class Loop:
             total += loss.detach()
         mean = float(self.accelerator.reduce(total, reduction="mean"))
         if not math.isfinite(mean):
-            rate = self.recipe.learning_rate
-            raise FullyconvError(
-                "SEG-T008", f"the loss became {mean} at step {self.state.step}; train anew with --lr {rate / 10:g}"
-            )
+            raise self._diverged(f"the loss became {mean}")
         if self.recipe.clip:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
@@ -422,7 +420,12 @@ class Loop:
         """Scores the shown model on all processes, which then know the same; the first one keeps the best."""
         begun = time.monotonic()
         self._share_buffers()
-        scores = dict(self.validate(self.shown))
+        try:
+            scores = dict(self.validate(self.shown))
+        except FullyconvError as error:
+            if error.code != "SEG-P005":
+                raise
+            raise self._diverged("the network's scores became NaN") from None
         seconds = self._of_the_first(time.monotonic() - begun)
         self.state.validation_seconds += seconds
         self.pace.keep_back((1 + 1.5 * self.accelerator.num_processes) * seconds)
@@ -435,6 +438,10 @@ class Loop:
                 self.keep(self.shown, "model", scores)
             tell("validation", {"step": self.state.step, **scores, "best": better, "validation_seconds": seconds})
         self.accelerator.wait_for_everyone()
+
+    def _diverged(self, what: str) -> FullyconvError:
+        rate = self.recipe.learning_rate / 10
+        return FullyconvError("SEG-T008", f"{what} at step {self.state.step}; train anew with --lr {rate:g}")
 
     def _share_buffers(self) -> None:
         """Gives every process the first one's running statistics, so that the model scored is the model saved."""
