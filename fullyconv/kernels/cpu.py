@@ -223,8 +223,8 @@ if hasattr(os, "register_at_fork"):
 def _geometry(rows: Taps, columns: Taps, cell_rows: int) -> tuple[np.ndarray[Any, Any], ...]:
     """What the loss needs: slab starts, row shares, left and right cells, and the share to read of the right one."""
     left, right = columns.left.astype(np.uint32), columns.right.astype(np.uint32)
-    read_shares = np.where(right > left, columns.weight, 0.5).astype(np.float32)
-    return _slab_starts(rows, cell_rows), rows.weight.astype(np.float32), left, right, read_shares
+    shares = rows.weight.astype(np.float32), left, right, columns.read_share.astype(np.float32)
+    return _slab_starts(rows, cell_rows), *shares
 
 
 def _slab_starts(rows: Taps, cell_rows: int) -> np.ndarray[Any, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fullyconv.geometry import Grid
-from fullyconv.kernels.reference import count_pairs, label_dtype
+from fullyconv.kernels.reference import count_pairs, label_dtype, mass
 from fullyconv.kernels.taps import Taps, taps
 
 __all__ = ["count_pairs", "pixel_losses", "upsample_argmax", "upsample_confusion", "upsample_cross_entropy"]
@@ -220,14 +220,9 @@ def upsample_cross_entropy(
     grid: Grid | None = None,
 ) -> Float[Tensor, ""]:
     """See `fullyconv.kernels.upsample_cross_entropy`; NaN for a target that holds an illegal value."""
-    weight = _weights(scores, weight)
-    total: Tensor = _CrossEntropy.apply(scores.float(), target.long(), weight, ignore_index, label_smoothing, grid)
-    if reduction == "sum":
-        return total
-    counted = target != ignore_index
-    classes = target.long().where(counted, 0).clamp(0, len(weight) - 1)
-    mass = (weight[classes] * counted).sum()
-    return total / torch.where(mass > 0, mass, 1)
+    weight, target = _weights(scores, weight), target.long()
+    total: Tensor = _CrossEntropy.apply(scores.float(), target, weight, ignore_index, label_smoothing, grid)
+    return total if reduction == "sum" else total / mass(target, weight, ignore_index)
 
 
 def pixel_losses(
@@ -311,9 +306,7 @@ def _described(scores: Tensor, size: tuple[int, int], grid: Grid | None) -> tupl
     axes = []
     for count, pixels in zip(scores.shape[2:], size, strict=True):
         axis = taps(count, pixels, grid)
-        # A pixel that lies on a cell reads it twice, half and half, so that no infinity is multiplied by zero.
-        share = np.where(axis.right > axis.left, axis.weight, 0.5)
-        axes += [axis.left.astype(np.int32), axis.right.astype(np.int32), share.astype(np.float32)]
+        axes += [axis.left.astype(np.int32), axis.right.astype(np.int32), axis.read_share.astype(np.float32)]
     read = [torch.from_numpy(axis).to(scores.device) for axis in axes]
     return scores, *scores.shape[1:], size[1], size[0] * size[1], *read
 

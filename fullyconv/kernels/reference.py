@@ -89,9 +89,23 @@ def upsample_cross_entropy(
     )
     if reduction == "sum":
         return total
+    return total / mass(target, weight, ignore_index)
+
+
+def mass(target: Integer[Tensor, "n height width"], weight: Tensor | None, ignore_index: int) -> Shaped[Tensor, ""]:
+    """The summed weight of the pixels that count, which a mean divides by; 1 where none counts.
+
+    Args:
+        target: Class indices or `ignore_index`, int64. An illegal one, which no GPU refuses, is taken for the nearest.
+        weight: The weight of each class.
+        ignore_index: The target value of pixels that do not count.
+    """
     counted = target != ignore_index
-    mass = counted.sum() if weight is None else (weight[target.where(counted, 0)] * counted).sum()
-    return total / torch.where(mass > 0, mass, 1)
+    if weight is None:
+        total = counted.sum()
+    else:
+        total = (weight[target.where(counted, 0).clamp(0, len(weight) - 1)] * counted).sum()
+    return torch.where(total > 0, total, 1)
 
 
 def pixel_losses(
@@ -227,9 +241,7 @@ def _by_index(scores: Tensor, size: Size, grid: Grid | None, band: slice) -> Ten
     for axis, pixels in ((2, band), (3, slice(None))):
         cells = taps(scores.shape[axis], size[axis - 2], grid)
         left, right = (torch.from_numpy(side[pixels]).to(scores.device) for side in (cells.left, cells.right))
-        share = torch.from_numpy(cells.weight[pixels]).to(scores)
-        # A pixel that lies on a cell reads it twice, half and half: its own value exactly, infinities included.
-        share = share.where(right > left, 0.5).view(-1, *(1,) * (3 - axis))
+        share = torch.from_numpy(cells.read_share[pixels]).to(scores).view(-1, *(1,) * (3 - axis))
         scores = scores.index_select(axis, left) * (1 - share) + scores.index_select(axis, right) * share
     return scores
 

@@ -25,6 +25,12 @@ class Taps:
     right: np.ndarray[Any, np.dtype[np.int64]]
     weight: np.ndarray[Any, np.dtype[np.float64]]
 
+    @property
+    def read_share(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The share of the right cell for those who read both: a pixel that lies on a cell reads it twice, half and
+        half, which is its own value exactly, infinities included."""
+        return np.where(self.right > self.left, self.weight, 0.5)
+
 
 def centred(cells: int, size: int) -> Grid:
     """The grid that spreads `cells` cells evenly over `size` pixels: `interpolate(align_corners=False)`."""
