@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fullyconv.geometry import Grid
 from fullyconv.kernels import reference
+from fullyconv.kernels.criterion import Criterion
 
 gpu = pytest.importorskip("fullyconv.kernels.gpu", reason="Triton comes with torch on Linux alone")
 
@@ -60,31 +61,31 @@ def test_confusion_equals_reference(cells: tuple[int, int], size: tuple[int, int
 )
 def test_loss_and_gradient_equal_reference(grid: Grid | None, options: dict[str, Any]) -> None:
     scores, target = torch.randn(2, 3, 2, 2, requires_grad=True), random_target(3, (5, 7))
-    found, expected = (room.upsample_cross_entropy(scores, target, grid=grid, **options) for room in (gpu, reference))
-    torch.testing.assert_close(found, expected)
-    (gradient,), (true,) = (torch.autograd.grad(loss, scores) for loss in (found, expected))
-    torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-6)
-    given = {"weight": None, "label_smoothing": 0.0, "ignore_index": 255, "grid": grid, **options}
-    torch.testing.assert_close(
-        gpu.pixel_losses(scores, target, **given), reference.pixel_losses(scores, target, **given)
-    )
+    criterion = Criterion(**options)
+    assert_same_loss(scores, target, criterion, grid)
+    losses = (room.pixel_losses(scores.detach(), target, criterion, grid) for room in (gpu, reference))
+    torch.testing.assert_close(*losses)
 
 
 def test_loss_of_more_classes_and_columns_than_a_program_takes() -> None:
     scores, target = torch.randn(1, 18, 1, 1, requires_grad=True), torch.randint(0, 18, (1, 1, 40))
-    found, expected = (room.upsample_cross_entropy(scores, target) for room in (gpu, reference))
-    (gradient,), (true,) = (torch.autograd.grad(loss, scores) for loss in (found, expected))
-    torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-6)
+    assert_same_loss(scores, target, Criterion())
+
+
+def assert_same_loss(scores: Tensor, target: Tensor, criterion: Criterion, grid: Grid | None = None) -> None:
+    found, expected = (room.summed_cross_entropy(scores, target, criterion, grid) for room in (gpu, reference))
+    torch.testing.assert_close(found, expected)
+    (gradient,), (true,) = (torch.autograd.grad(total, scores) for total, _ in (found, expected))
+    torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-5)
 
 
 def test_loss_of_strange_scores_and_targets() -> None:
     scores, target = torch.randn(2, 4, 2, 2), random_target(4, (5, 7))
-    assert gpu.upsample_cross_entropy(scores, torch.full_like(target, 255)) == 0
-    assert gpu.upsample_cross_entropy(scores, target.masked_fill(target == 1, 77)).isnan()
+    assert gpu.summed_cross_entropy(scores, torch.full_like(target, 255), Criterion()) == (0, 1)
+    assert gpu.summed_cross_entropy(scores, target.masked_fill(target == 1, 77), Criterion())[0].isnan()
     scores[:, 3] = -torch.inf
     without = target.masked_fill(target == 3, 255)
-    torch.testing.assert_close(
-        gpu.upsample_cross_entropy(scores, without), reference.upsample_cross_entropy(scores, without)
-    )
+    found, expected = (room.summed_cross_entropy(scores, without, Criterion()) for room in (gpu, reference))
+    torch.testing.assert_close(found, expected)
     scores[0, 1, 1, 1] = torch.nan
-    assert gpu.upsample_cross_entropy(scores, target).isnan()
+    assert gpu.summed_cross_entropy(scores, target, Criterion())[0].isnan()

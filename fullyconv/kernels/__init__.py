@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fullyconv.geometry import Grid
 from fullyconv.kernels import graph, reference
+from fullyconv.kernels.criterion import Criterion
 
 __all__ = [
     "count_pairs",
@@ -158,22 +159,12 @@ def upsample_cross_entropy(
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
     if not 0 < hardest <= 1:
         raise ValueError(f"hardest must be a share above 0 and at most 1, got {hardest}")
-    implementation = _implementation(scores)
+    implementation, criterion = _implementation(scores), Criterion(weight, ignore_index, label_smoothing)
     if hardest < 1:
-        losses = implementation.pixel_losses(
-            scores, target, weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing, grid=grid
-        )
+        losses = implementation.pixel_losses(scores.detach(), target, criterion, grid)
         target = reference.hard_pixels(losses, target, hardest, ignore_index)
-    loss: Tensor = implementation.upsample_cross_entropy(
-        scores,
-        target,
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        grid=grid,
-    )
-    return loss
+    total, mass = implementation.summed_cross_entropy(scores, target, criterion, grid)
+    return total / mass if reduction == "mean" else total  # type: ignore[no-any-return]
 
 
 def reference_forced() -> bool:

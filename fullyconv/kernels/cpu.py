@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from fullyconv.geometry import Grid
 from fullyconv.kernels import counting, labelling, loops
+from fullyconv.kernels.criterion import Criterion
 from fullyconv.kernels.reference import label_dtype, refuse_illegal
 from fullyconv.kernels.taps import Taps, taps
 from fullyconv.kernels.vectors import LANES, ROWS
@@ -91,48 +92,32 @@ def _counted(target: Tensor, pred: Tensor, classes: int, ignore_index: int) -> n
     return counts
 
 
-def upsample_cross_entropy(
+def summed_cross_entropy(
     scores: Float[Tensor, "n k h w"],
     target: Integer[Tensor, "n height width"],
-    *,
-    weight: Float[Tensor, " k"] | None = None,
-    ignore_index: int = 255,
-    reduction: Literal["mean", "sum"] = "mean",
-    label_smoothing: float = 0.0,
+    criterion: Criterion,
     grid: Grid | None = None,
-) -> Float[Tensor, ""]:
-    """See `fullyconv.kernels.upsample_cross_entropy`; the gradient is computed with the loss, in one pass."""
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The summed loss and the mass, as of `reference`; the gradient is computed with the loss, in one pass."""
     wanted = scores.requires_grad and torch.is_grad_enabled()
-    loss: Tensor = _CrossEntropy.apply(
-        scores.float(), target, weight, ignore_index, reduction, label_smoothing, grid, wanted
-    )
-    return loss
+    total, mass = _CrossEntropy.apply(scores.float(), target, criterion, grid, wanted)
+    return total, mass
 
 
 def pixel_losses(
     scores: Float[Tensor, "n k h w"],
     target: Integer[Tensor, "n height width"],
-    *,
-    weight: Float[Tensor, " k"] | None,
-    ignore_index: int,
-    label_smoothing: float,
-    grid: Grid | None,
+    criterion: Criterion,
+    grid: Grid | None = None,
 ) -> Float[Tensor, "n height width"]:
     """The cross-entropy of each pixel, 0 where it is ignored; without a gradient."""
     losses = torch.zeros(target.shape)
-    _cross_entropy(scores, target, weight, ignore_index, label_smoothing, grid, torch.zeros(2, 0, 1, 1, 1), losses)
+    _cross_entropy(scores, target, criterion, grid, torch.zeros(2, 0, 1, 1, 1), losses)
     return losses
 
 
 def _cross_entropy(
-    scores: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
-    grid: Grid | None,
-    gradients: Tensor,
-    pixel_losses: Tensor,
+    scores: Tensor, target: Tensor, criterion: Criterion, grid: Grid | None, gradients: Tensor, pixel_losses: Tensor
 ) -> tuple[float, float]:
     """The summed loss and the summed class weight; fills the last two arguments as `loops.cross_entropy_slabs` does."""
     (batch, classes, cell_rows, cell_columns), (height, width) = scores.shape, target.shape[1:]
@@ -142,9 +127,9 @@ def _cross_entropy(
     constants: tuple[Any, ...] = (
         _array(scores, torch.float32),
         _array(target, torch.int64),
-        _array(torch.ones(classes) if weight is None else weight, torch.float32),
-        ignore_index,
-        np.float32(label_smoothing),
+        _array(torch.ones(classes) if criterion.weight is None else criterion.weight, torch.float32),
+        criterion.ignore_index,
+        np.float32(criterion.label_smoothing),
         *_geometry(rows, columns, cell_rows),
         columns.weight.astype(np.float32),
         gradients.numpy(),
@@ -155,37 +140,27 @@ def _cross_entropy(
     )
     in_parallel(lambda first, last: loops.cross_entropy_slabs(first, last, *constants), slabs)
     if illegal.any():
-        refuse_illegal(target, classes, ignore_index)
+        refuse_illegal(target, classes, criterion.ignore_index)
     return float(losses.sum()), float(masses.sum())
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        scores: Tensor,
-        target: Tensor,
-        weight: Tensor | None,
-        ignore_index: int,
-        reduction: str,
-        label_smoothing: float,
-        grid: Grid | None,
-        wanted: bool,
-    ) -> Tensor:
+        ctx: Any, scores: Tensor, target: Tensor, criterion: Criterion, grid: Grid | None, wanted: bool
+    ) -> tuple[Tensor, Tensor]:
         batch, *shape = scores.shape
         gradients = torch.zeros(2, batch if wanted else 0, *shape)
-        none = torch.zeros(0, 1, 1)
-        loss, mass = _cross_entropy(scores, target, weight, ignore_index, label_smoothing, grid, gradients, none)
-        divisor = (mass or 1.0) if reduction == "mean" else 1.0
+        total, mass = _cross_entropy(scores, target, criterion, grid, gradients, torch.zeros(0, 1, 1))
         if wanted:
-            ctx.save_for_backward(gradients.sum(0).div_(divisor))
-        return torch.tensor(loss / divisor, dtype=torch.float32)
+            ctx.save_for_backward(gradients.sum(0))
+        return torch.tensor(total, dtype=torch.float32), torch.tensor(mass or 1.0, dtype=torch.float32)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * scale, None, None, None, None, None, None, None
+        return gradient * scale, None, None, None, None
 
 
 def in_parallel(work: Callable[[int, int], None], tasks: int) -> None:

@@ -7,7 +7,7 @@ from the pixels that read it, computing their logits again.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fullyconv.geometry import Grid
-from fullyconv.kernels.reference import count_pairs, label_dtype, mass
+from fullyconv.kernels.criterion import Criterion
+from fullyconv.kernels.reference import count_pairs, label_dtype
 from fullyconv.kernels.taps import Taps, taps
 
-__all__ = ["count_pairs", "pixel_losses", "upsample_argmax", "upsample_confusion", "upsample_cross_entropy"]
+__all__ = ["count_pairs", "pixel_losses", "summed_cross_entropy", "upsample_argmax", "upsample_confusion"]
 
 PIXELS = 128
 """Neighbouring pixels that one program of a forward kernel works on."""
@@ -209,56 +210,40 @@ def upsample_confusion(
     return counts
 
 
-def upsample_cross_entropy(
+def summed_cross_entropy(
     scores: Float[Tensor, "n k h w"],
     target: Integer[Tensor, "n height width"],
-    *,
-    weight: Float[Tensor, " k"] | None = None,
-    ignore_index: int = 255,
-    reduction: Literal["mean", "sum"] = "mean",
-    label_smoothing: float = 0.0,
+    criterion: Criterion,
     grid: Grid | None = None,
-) -> Float[Tensor, ""]:
-    """See `fullyconv.kernels.upsample_cross_entropy`; NaN for a target that holds an illegal value."""
-    weight, target = _weights(scores, weight), target.long()
-    total: Tensor = _CrossEntropy.apply(scores.float(), target, weight, ignore_index, label_smoothing, grid)
-    return total if reduction == "sum" else total / mass(target, weight, ignore_index)
+) -> tuple[Float[Tensor, ""], Shaped[Tensor, ""]]:
+    """The summed loss and the mass, as of `reference`; the loss is NaN for a target that holds an illegal value."""
+    total: Tensor = _CrossEntropy.apply(scores.float(), target.long(), criterion, grid)
+    return total, criterion.mass(target)
 
 
 def pixel_losses(
     scores: Float[Tensor, "n k h w"],
     target: Integer[Tensor, "n height width"],
-    *,
-    weight: Float[Tensor, " k"] | None,
-    ignore_index: int,
-    label_smoothing: float,
-    grid: Grid | None,
+    criterion: Criterion,
+    grid: Grid | None = None,
 ) -> Float[Tensor, "n height width"]:
     """The cross-entropy of each pixel, 0 where it is ignored; without a gradient."""
-    return _losses(scores, target.long(), _weights(scores, weight), ignore_index, label_smoothing, grid)[0]
+    return _losses(scores, target.long(), criterion, grid)[0]
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        scores: Tensor,
-        target: Tensor,
-        weight: Tensor,
-        ignore_index: int,
-        label_smoothing: float,
-        grid: Grid | None,
-    ) -> Tensor:
-        losses, normalisers = _losses(scores, target, weight, ignore_index, label_smoothing, grid)
-        ctx.save_for_backward(scores, target, weight, normalisers)
-        ctx.options = ignore_index, label_smoothing, grid
+    def forward(ctx: Any, scores: Tensor, target: Tensor, criterion: Criterion, grid: Grid | None) -> Tensor:
+        losses, normalisers = _losses(scores, target, criterion, grid)
+        ctx.save_for_backward(scores, target, normalisers)
+        ctx.options = criterion, grid
         return losses.sum(dtype=torch.float64).float()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        scores, target, weight, normalisers = ctx.saved_tensors
-        ignore_index, label_smoothing, grid = ctx.options
+        scores, target, normalisers = ctx.saved_tensors
+        criterion, grid = ctx.options
         (batch, classes, *cells), size = scores.shape, (target.shape[1], target.shape[2])
         gradient = torch.empty(scores.shape, device=scores.device)
         windows = [
@@ -269,31 +254,27 @@ class _CrossEntropy(torch.autograd.Function):
         _gradient_kernel[(cells[0] * cells[1], batch, triton.cdiv(classes, CLASSES))](
             *_described(scores, size, grid),
             *windows,
-            target.contiguous(),
-            weight,
-            ignore_index,
-            label_smoothing,
+            *_sought(scores, target, criterion),
             normalisers,
             gradient,
             columns=COLUMNS,
             block=CLASSES,
         )
-        return gradient * scale, None, None, None, None, None
+        return gradient * scale, None, None, None
 
 
-def _losses(
-    scores: Tensor, target: Tensor, weight: Tensor, ignore_index: int, label_smoothing: float, grid: Grid | None
-) -> tuple[Tensor, Tensor]:
+def _losses(scores: Tensor, target: Tensor, criterion: Criterion, grid: Grid | None) -> tuple[Tensor, Tensor]:
     losses, normalisers = torch.empty((2, *target.shape), device=scores.device)
     described = _described(scores, (target.shape[1], target.shape[2]), grid)
-    given = (target.contiguous(), weight, ignore_index, label_smoothing)
-    _loss_kernel[_programs(target)](*described, *given, losses, normalisers, block=PIXELS)
+    _loss_kernel[_programs(target)](*described, *_sought(scores, target, criterion), losses, normalisers, block=PIXELS)
     return losses, normalisers
 
 
-def _weights(scores: Tensor, weight: Tensor | None) -> Tensor:
-    weight = torch.ones(scores.shape[1]) if weight is None else weight
-    return weight.to(scores.device, torch.float32).contiguous()
+def _sought(scores: Tensor, target: Tensor, criterion: Criterion) -> tuple[Any, ...]:
+    """The target, class weights, ignored value and smoothing that the kernels of the loss ask for."""
+    weight = torch.ones(scores.shape[1]) if criterion.weight is None else criterion.weight
+    weight = weight.to(scores.device, torch.float32).contiguous()
+    return target.contiguous(), weight, criterion.ignore_index, criterion.label_smoothing
 
 
 def _programs(mask: Tensor) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The kernels in plain torch: what the fast ones are tested against, and what runs where there is no fast one."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
+from fullyconv.kernels.criterion import Criterion
 from fullyconv.kernels.taps import matrix, taps
 from fullyconv.wording import counted
 
@@ -70,59 +71,32 @@ def upsample_confusion(
     return count_pairs(target.to(labels.device), labels, scores.shape[1], ignore_index)
 
 
-def upsample_cross_entropy(
+def summed_cross_entropy(
     scores: Float[Tensor, "n k h w"],
     target: Integer[Tensor, "n height width"],
-    *,
-    weight: Float[Tensor, " k"] | None = None,
-    ignore_index: int = 255,
-    reduction: Literal["mean", "sum"] = "mean",
-    label_smoothing: float = 0.0,
+    criterion: Criterion,
     grid: Grid | None = None,
-) -> Float[Tensor, ""]:
-    """See `fullyconv.kernels.upsample_cross_entropy`."""
-    logits = upsample(scores, (target.shape[1], target.shape[2]), grid=grid)
-    target = _legal(target, scores.shape[1], ignore_index)
-    weight = None if weight is None else weight.to(logits.dtype)
-    total = F.cross_entropy(
-        logits, target, weight, ignore_index=ignore_index, reduction="sum", label_smoothing=label_smoothing
-    )
-    if reduction == "sum":
-        return total
-    return total / mass(target, weight, ignore_index)
-
-
-def mass(target: Integer[Tensor, "n height width"], weight: Tensor | None, ignore_index: int) -> Shaped[Tensor, ""]:
-    """The summed weight of the pixels that count, which a mean divides by; 1 where none counts.
-
-    Args:
-        target: Class indices or `ignore_index`, int64. An illegal one, which no GPU refuses, is taken for the nearest.
-        weight: The weight of each class.
-        ignore_index: The target value of pixels that do not count.
-    """
-    counted = target != ignore_index
-    if weight is None:
-        total = counted.sum()
-    else:
-        total = (weight[target.where(counted, 0).clamp(0, len(weight) - 1)] * counted).sum()
-    return torch.where(total > 0, total, 1)
+) -> tuple[Float[Tensor, ""], Shaped[Tensor, ""]]:
+    """The summed loss of all pixels, differentiable with respect to the scores, and the mass of the target."""
+    return pixel_losses(scores, target, criterion, grid).sum(), criterion.mass(target)
 
 
 def pixel_losses(
     scores: Float[Tensor, "n k h w"],
     target: Integer[Tensor, "n height width"],
-    *,
-    weight: Float[Tensor, " k"] | None,
-    ignore_index: int,
-    label_smoothing: float,
-    grid: Grid | None,
+    criterion: Criterion,
+    grid: Grid | None = None,
 ) -> Float[Tensor, "n height width"]:
-    """The cross-entropy of each pixel, 0 where it is ignored; without a gradient."""
-    target = _legal(target, scores.shape[1], ignore_index)
-    logits = upsample(scores.detach(), (target.shape[1], target.shape[2]), grid=grid)
-    weight = None if weight is None else weight.to(logits.dtype)
+    """The cross-entropy of each pixel, 0 where it is ignored."""
+    target = _legal(target, scores.shape[1], criterion.ignore_index)
+    logits = upsample(scores, (target.shape[1], target.shape[2]), grid=grid)
     return F.cross_entropy(
-        logits, target, weight, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+        logits,
+        target,
+        None if criterion.weight is None else criterion.weight.to(logits.dtype),
+        ignore_index=criterion.ignore_index,
+        reduction="none",
+        label_smoothing=criterion.label_smoothing,
     )
 
 
