@@ -15,6 +15,7 @@ from torch import Tensor
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, create
+from fullyconv.writing import sync
 
 FORMAT = 1
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
@@ -176,12 +177,6 @@ def replace_folder(fresh: Path, folder: Path) -> None:
         folder.rename(old)
     fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def sync(file: Path) -> None:
-    """Makes sure that a file's contents are on the disk."""
-    with file.open("rb+") as handle:  # Windows syncs only what may be written
-        os.fsync(handle.fileno())
 
 
 def _no_model(folder: Path) -> str:

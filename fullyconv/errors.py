@@ -382,7 +382,7 @@ FAULTS: dict[str, Fault] = {
     "SEG-P003": Fault(
         "The masks exist already",
         "Predictions never overwrite files.",
-        "Choose another --out, or remove the old masks.",
+        "Choose another --out, remove the old masks, or give --resume to predict only the images that have none.",
     ),
     "SEG-P004": Fault(
         "A tile that does not fit the network",

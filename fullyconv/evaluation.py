@@ -1,7 +1,6 @@
 """A whole dataset scored: `evaluate` a model through the public predict path, `score` masks from any tool."""
 
 import csv
-import json
 import math
 import os
 import re
@@ -34,6 +33,7 @@ from fullyconv.report import write_report
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.packed import Precision
 from fullyconv.wording import counted
+from fullyconv.writing import write_json
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -162,7 +162,7 @@ class Report:
 
     def _write_tables(self, folder: Path) -> None:
         values = self.to_json()
-        (folder / "report.json").write_text(json.dumps(values, indent=2) + "\n")
+        write_json(folder / "report.json", values)
         _write_csv(
             folder / "per_class.csv",
             ["name", "iou", "accuracy", "pixels"],

@@ -5,8 +5,6 @@ and `image_size`. A mask that was written without the tag beside an image that h
 against the image, and the doctor reports it.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
+from fullyconv.writing import whole
 
 Array = np.ndarray[Any, Any]
 Picture = str | Path | Image.Image | Array | Tensor
@@ -76,6 +75,15 @@ def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, 
     if channels is not None and len(bands) != channels:
         bands = _with_channels(bands, channels, path)
     return _unit_interval(torch.from_numpy(bands), path)
+
+
+def pages(path: Path) -> int:
+    """How many pictures a file holds, as TIFFs and GIFs may; 1 also for one that cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return 1
 
 
 def as_tensor(image: Picture, *, channels: int | None) -> Shaped[Tensor, "c h w"]:
@@ -238,16 +246,8 @@ def write_mask(path: str | Path, mask: Array | Tensor, labels: LabelSet) -> None
 
 def write_picture(path: str | Path, image: Image.Image) -> None:
     """Write a picture in the format of its suffix, whole or not at all."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:100]}-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, Image.registered_extensions()[path.suffix.lower()])
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole(Path(path)) as draft:
+        image.save(draft)
 
 
 @dataclass(frozen=True)
@@ -548,10 +548,3 @@ def _label_arrays(variables: dict[str, Any]) -> list[Array]:
 def _is_map(value: Array, kinds: str) -> bool:
     """Whether it has rows and columns of numbers of these kinds; a single number has them, too, in MATLAB."""
     return value.ndim == 2 and value.size > 1 and value.dtype.kind in kinds
-
-
-def _umask() -> int:
-    """The mask of permissions for new files, which can only be read by setting it."""
-    current = os.umask(0o022)
-    os.umask(current)
-    return current

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fullyconv import charts, metrics
 from fullyconv.wording import counted
+from fullyconv.writing import write_text
 
 WIDEST = 1400  # pixels; wider pictures are reduced for the page, the files keep their size
 SHOWN_VALUES = 12  # of a list, such as the class weights
@@ -89,9 +90,7 @@ def write_report(folder: str | Path) -> Path:
         + "\n</body>\n</html>\n"
     )
     file = folder / "report.html"
-    fresh = file.with_name(".report.html")
-    fresh.write_text(page, encoding="utf-8")
-    fresh.replace(file)
+    write_text(file, page)
     return file
 
 

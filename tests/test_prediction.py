@@ -1,6 +1,7 @@
 """Prediction: any size, any picture, tiled or whole; model folders."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,6 +207,35 @@ def test_files_folders_and_globs_are_predicted(segmenter, tmp_path):
     assert (tmp_path / "masks" / "a_overlay.png").exists()
     with pytest.raises(FullyconvError, match="SEG-P003"):
         predict_files(segmenter, [str(tmp_path / "photos")], out=tmp_path / "masks")
+
+
+def test_what_was_stopped_is_gone_on_with(segmenter, tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (40, 30), "red").save(tmp_path / f"{name}.png")
+    given, seen, out = [str(tmp_path / "*.png")], [], tmp_path / "masks"
+    predict = Segmenter.__call__
+
+    def stopping(self, image, **options):
+        seen.append(image.stem)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return predict(self, image, **options)
+
+    monkeypatch.setattr(Segmenter, "__call__", stopping)
+    with pytest.raises(KeyboardInterrupt, match="stopped after 1 of 3 images; --resume"):
+        predict_files(segmenter, given, out=out)
+    (out / "b.png").touch()  # killed between the mask and its overlay
+    outputs = predict_files(segmenter, given, out=out, resume=True).outputs
+    assert seen == ["a", "b", "b", "c"]
+    assert [Path(output["mask"]).name for output in outputs] == ["a.png", "b.png", "c.png"]
+    assert np.asarray(Image.open(out / "b.png")).shape == (30, 40)
+
+
+def test_of_a_file_of_several_pages_the_first_is_predicted_and_the_others_named(segmenter, tmp_path, capsys):
+    pages = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    predict_files(segmenter, [str(tmp_path / "stack.tif")], out=tmp_path / "masks")
+    assert "stack.tif holds 2 pages; only the first" in capsys.readouterr().err
 
 
 def test_inputs_that_lead_nowhere_are_refused(segmenter, tmp_path):

@@ -16,7 +16,8 @@ from fullyconv.errors import FullyconvError
 from fullyconv.experiments import EXPERIMENTS, Experiment
 from fullyconv.experiments.findings import Findings, columns, markdown, shown, table
 from fullyconv.experiments.scenes import known_data
-from fullyconv.experiments.workbench import Settings, Workbench, write_json
+from fullyconv.experiments.workbench import Settings, Workbench
+from fullyconv.writing import write_json
 
 
 @dataclass(frozen=True)

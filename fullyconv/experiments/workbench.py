@@ -16,6 +16,7 @@ from rich.live import Live
 from fullyconv.datasets import Dataset, open_dataset, with_heads
 from fullyconv.experiments.scenes import plain, write_digits
 from fullyconv.timing import load, machine
+from fullyconv.writing import write_json
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,6 @@ class Workbench:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as lines, redirect_stderr(lines):
             yield
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all; its folder is made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}")
-    fresh.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    fresh.replace(file)
 
 
 def _parts(folder: Path) -> list[dict[str, Any]]:

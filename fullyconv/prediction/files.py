@@ -44,6 +44,7 @@ def predict_files(
     more: Sequence[Annotated[str, "PATH"]] = (),
     head: Annotated[str, "NAME"] | None = None,
     tile: Tiling = "auto",
+    resume: bool = False,
     runtime: Runtime = "auto",
     precision: Precision = "fp32",
 ) -> Predictions:
@@ -60,6 +61,7 @@ def predict_files(
             template, or the input's name without suffix; `{folder}` is the input's folder.
         head: Of a network with several heads, which one; the first if left out.
         tile: Side of the tiles in pixels, a multiple of the coarsest stride; none never tiles, auto above 4 megapixels.
+        resume: Leave the masks that stand in the folder already, and predict the other images.
         runtime: What computes; fastest finds out on the first image, which takes a minute, and the model folder
             remembers it for auto.
         precision: What convolutions compute in.
@@ -67,67 +69,129 @@ def predict_files(
     Example:
         fullyconv predict runs/a photos/ --out masks/
     """
-    out = Path(out)
+    scenes = _scenes(inputs, more, Path(out))
+    finished = _finished(scenes, resume)
     segmenter = opened(model, head=head, runtime=runtime, precision=precision)
     _refuse_tile(tile, int(segmenter.model.coarsest.stride))
+    _tell(segmenter, scenes, tile)
+    outputs: list[dict[str, Any]] = []
+    faults = []
+    for scene in scenes:
+        begun = time.perf_counter()
+        try:
+            if scene not in finished:
+                scene.predict(segmenter, tile)
+        except FullyconvError as fault:
+            if len(scenes) == 1 or not fault.code.startswith("SEG-D"):
+                raise
+            print(fault, file=sys.stderr)
+            faults.append(scene)
+            continue
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(
+                str(stop) or f"stopped after {len(outputs)} of {counted(len(scenes), 'image')}; --resume does the rest"
+            ) from None
+        outputs.append({**scene.to_json(), "seconds": round(time.perf_counter() - begun, 3)})
+    if faults:
+        raise FullyconvError(
+            "SEG-P009",
+            f"{len(faults)} of {counted(len(scenes), 'image')} could not be read, such as {faults[0].image}; the "
+            f"others are in {out}: mend these and give the command again with --resume",
+        )
+    return Predictions(tuple(outputs), segmenter.engine.to_json())
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image to predict, with its further pictures, and where the results go.
+
+    Args:
+        pictures: Files; the first is the image.
+        folder: Of the results.
+        name: Of the results.
+        by_windows: Whether it is read so, as `rasters.by_windows` says of all its pictures.
+    """
+
+    pictures: tuple[Path, ...]
+    folder: Path
+    name: str
+    by_windows: bool
+
+    @property
+    def image(self) -> Path:
+        return self.pictures[0]
+
+    @property
+    def results(self) -> tuple[Path, Path]:
+        """The label map and the overlay."""
+        if self.by_windows:
+            return streamed_files(self.folder, self.name, self.image)
+        return output_files(self.folder, self.name)
+
+    def predict(self, segmenter: Segmenter, tile: Tiling) -> None:
+        """Writes both results."""
+        if self.by_windows:
+            stream(segmenter, self.pictures, self.folder, self.name, tile)
+        else:
+            segmenter(self.image, more=self.pictures[1:], tile=tile).save(self.folder, self.name)
+
+    def to_json(self) -> dict[str, str]:
+        mask, overlay = self.results
+        return {"input": str(self.image), "mask": str(mask), "overlay": str(overlay)}
+
+
+def _scenes(inputs: Sequence[str], more: Sequence[str], out: Path) -> list[Scene]:
+    """What is to be predicted.
+
+    Raises:
+        FullyconvError: SEG-P001 for an input that leads nowhere, SEG-P002 for results of one name, SEG-D030 for a
+            further picture that is not there, SEG-D009 or SEG-D024 for a raster that cannot be opened.
+    """
     named = list(_found(inputs))
-    files = [file for file, _ in named]
-    scenes = [_further(file, name, more) for file, name in named]
-    streamed = [all(map(rasters.by_windows, (file, *further))) for file, further in zip(files, scenes, strict=True)]
-    names = _names(files)
-    places = [
-        streamed_files(out, name, file) if by_windows else output_files(out, name)
-        for file, name, by_windows in zip(files, names, streamed, strict=True)
+    names = _names([file for file, _ in named])
+    scenes = [(file, *_further(file, known_as, more)) for file, known_as in named]
+    return [
+        Scene(pictures, out, name, all(map(rasters.by_windows, pictures)))
+        for pictures, name in zip(scenes, names, strict=True)
     ]
-    finished = _finished(places)
+
+
+def _finished(scenes: Sequence[Scene], resume: bool) -> list[Scene]:
+    """Those whose results are there already, if asked for, or if one of them was stopped half-way.
+
+    Raises:
+        FullyconvError: SEG-P003 if some are there, nothing was stopped and nobody asked.
+    """
+    resume = resume or any(unfinished(scene.results[0]).exists() for scene in scenes)
+    taken = [file for scene in scenes for file in scene.results if file.exists()]
+    if taken and not resume:
+        raise FullyconvError(
+            "SEG-P003",
+            f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out, or give --resume to "
+            "predict only what is missing",
+        )
+    return [
+        scene
+        for scene in scenes
+        if all(file.exists() for file in scene.results) and not unfinished(scene.results[0]).exists()
+    ]
+
+
+def _tell(segmenter: Segmenter, scenes: Sequence[Scene], tile: Tiling) -> None:
+    """Says on stderr what a user would not expect of some images."""
     mixing = segmenter.model.global_operations
-    if mixing and tile != "none" and not all(streamed):
+    whole = [scene for scene in scenes if not scene.by_windows]
+    if mixing and tile != "none" and whole:
         print(
             f"This network looks at whole images at once ({', '.join(mixing)}), so tiles of images above "
             f"{WHOLE_IMAGE_PIXELS / 1e6:g} megapixels blend, and differ a little from the whole; --tile none avoids "
             "them.",
             file=sys.stderr,
         )
-    outputs, faults = [], []
-    for file, further, name, by_windows, place in zip(files, scenes, names, streamed, places, strict=True):
-        begun = time.perf_counter()
-        try:
-            if place in finished:
-                mask, overlay = place
-            elif by_windows:
-                mask, overlay = stream(segmenter, (file, *further), out, name, tile)
-            else:
-                mask, overlay = segmenter(file, more=further, tile=tile).save(out, name)
-        except FullyconvError as fault:
-            if len(files) == 1 or not fault.code.startswith("SEG-D"):
-                raise
-            print(fault, file=sys.stderr)
-            faults.append(file)
-            continue
-        seconds = round(time.perf_counter() - begun, 3)
-        outputs.append({"input": str(file), "mask": str(mask), "overlay": str(overlay), "seconds": seconds})
-    if faults:
-        raise FullyconvError(
-            "SEG-P009",
-            f"{len(faults)} of {counted(len(files), 'image')} could not be read, such as {faults[0]}; the others are "
-            f"in {out}: mend these and predict them alone",
-        )
-    return Predictions(tuple(outputs), segmenter.engine.to_json())
-
-
-def _finished(places: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """The label maps and overlays that are there already, of a command that was stopped and is given again.
-
-    Raises:
-        FullyconvError: SEG-P003 if they are there and nothing was stopped.
-    """
-    stopped = any(unfinished(mask).exists() for mask, _ in places)
-    taken = [file for place in places for file in place if file.exists()]
-    if taken and not stopped:
-        raise FullyconvError(
-            "SEG-P003", f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out"
-        )
-    return [place for place in places if all(file.exists() for file in place) and not unfinished(place[0]).exists()]
+    for scene in whole:
+        pages = images.pages(scene.image)
+        if pages > 1 and pages != segmenter.bands[0]:
+            print(f"{scene.image} holds {pages} pages; only the first is looked at.", file=sys.stderr)
 
 
 def _refuse_tile(tile: Tiling, stride: int) -> None:

@@ -26,6 +26,7 @@ from fullyconv.prediction.segmenter import Segmenter, evaluating, stacked
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Plan, Tiling, chosen_tile, mask_rows, plan, whole_scores
 from fullyconv.progress import progress
 from fullyconv.rasters import Raster
+from fullyconv.writing import whole, write_json
 
 PREVIEW_SIDE = 2048
 TRIAL_SIDE = 512
@@ -144,9 +145,7 @@ class Part:
                 file.flush()
                 os.fsync(file.fileno())
             self.rows += len(labels)
-            draft = self.state.with_name(f"{self.state.name}.draft")
-            draft.write_text(json.dumps({**state, "rows": self.rows}), encoding="utf-8")
-            draft.replace(self.state)
+            write_json(self.state, {**state, "rows": self.rows})
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -250,27 +249,15 @@ def _seconds_per_pixel(segmenter: Segmenter) -> float:
 
 def _write(write: Callable[[Path], None], path: Path) -> None:
     """Lets a file or folder appear whole or not at all."""
-    draft = path.with_name(f".{path.name}")
-    _delete(draft)
     try:
-        write(draft)
-        if path.is_dir():  # of a call that was stopped just before it removed the unfinished map
-            _delete(path)
-        draft.replace(path)
+        with whole(path) as draft:
+            write(draft)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         raise FullyconvError(
             "SEG-P007", f"the disk of {path} is full; free some space and repeat the command to finish"
         ) from None
-    finally:
-        _delete(draft)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
 
 
 def _preview(segmenter: Segmenter, pictures: Sequence[Raster], part: Part) -> Any:

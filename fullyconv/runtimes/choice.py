@@ -1,7 +1,6 @@
 """The fastest runtime of a network on this machine: found side by side, and remembered in the model folder."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from fullyconv.models import FCN
 from fullyconv.runtimes.computing import Computing, Running, refuse_impossible, start
 from fullyconv.runtimes.packed import Precision
 from fullyconv.timing import interleaved, processor
+from fullyconv.writing import write_json
 
 CANDIDATES: tuple[Computing, ...] = ("torch", "packed", "onnx", "openvino")
 EXACT = 1e-4  # of the largest score: what an fp32 runtime may differ by
@@ -113,10 +113,8 @@ def remembered(folder: Path | None, precision: Precision) -> Computing | None:
 def _remember(folder: Path, here: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Writes down what was found on a machine, in the place of what was found there before."""
     others = [other for other in _entries(folder) if not other.items() >= here.items()]
-    fresh = folder / f".{RUNTIME}.{os.getpid()}"
     try:
-        fresh.write_text(json.dumps([*others, {**here, **found}], indent=2) + "\n", encoding="utf-8")
-        fresh.replace(folder / RUNTIME)
+        write_json(folder / RUNTIME, [*others, {**here, **found}])
     except OSError as error:
         print(f"{folder} cannot remember it: {error.strerror}", file=sys.stderr)
 

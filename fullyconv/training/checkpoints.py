@@ -1,7 +1,6 @@
 """Checkpoints: everything that training needs to go on with the same bits, in one file without pickle."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fullyconv.artefact import sync, write_tensors
+from fullyconv.artefact import write_tensors
 from fullyconv.errors import FullyconvError
+from fullyconv.writing import whole
 
 KEPT = 2
 
@@ -27,15 +27,11 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mappin
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:07d}.safetensors"
-    fresh = folder / f".{file.name}.{os.getpid()}"
     for rubbish in folder.glob(".step-*"):  # of a session that was killed while writing
         rubbish.unlink()
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(fresh, flat, {"values": json.dumps({**values, "step": step})})
-    sync(fresh)
-    fresh.replace(file)
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
-        _sync_folder(folder)
+    with whole(file, durable=True) as draft:
+        write_tensors(draft, flat, {"values": json.dumps({**values, "step": step})})
     for old in files(folder)[:-KEPT]:
         old.unlink()
     return file
@@ -90,11 +86,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
                 torch.empty_like(parameter, requires_grad=False).copy_(tensor) if alike else tensor
             )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,6 +20,7 @@ from fullyconv.datasets.overlap import validated_on
 from fullyconv.errors import FullyconvError
 from fullyconv.training.plan import Plan
 from fullyconv.training.stages import staged_options
+from fullyconv.writing import write_json, write_text
 
 
 def opened(data: str | Path | Dataset, also: Sequence[str | Dataset], val: str | Dataset | None) -> Dataset:
@@ -134,11 +135,9 @@ def open_run(folder: Path, plan: Plan, options: Mapping[str, Any]) -> None:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **artefact.versions(),
     }
-    (folder / "env.json").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
-    (folder / "args.yaml").write_text(yaml.safe_dump(dict(options)), encoding="utf-8")
-    fresh = folder / ".plan.json"
-    fresh.write_text(json.dumps(plan.to_json(), indent=2) + "\n", encoding="utf-8")
-    fresh.replace(folder / "plan.json")  # last: a run is what has a plan
+    write_json(folder / "env.json", environment)
+    write_text(folder / "args.yaml", yaml.safe_dump(dict(options)))
+    write_json(folder / "plan.json", plan.to_json())  # last: a run is what has a plan
 
 
 def fingerprint_of(dataset: Dataset) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fullyconv import artefact
 from fullyconv.wording import counted
+from fullyconv.writing import write_json
 
 FILE = "result.json"
 
@@ -48,9 +49,7 @@ class TrainingRun:
 
     def write(self) -> None:
         """Writes result.json into the run folder, the last file of a run: where it stands, the run is over."""
-        fresh = self.run / f".{FILE}"
-        fresh.write_text(json.dumps(self.to_json(), indent=2) + "\n", encoding="utf-8")
-        fresh.replace(self.run / FILE)
+        write_json(self.run / FILE, self.to_json())
 
     @classmethod
     def read(cls, folder: Path) -> "TrainingRun | None":

@@ -25,6 +25,7 @@ from fullyconv.report import read_records, write_report
 from fullyconv.training.plan import DEFAULT_EPOCHS, recorded, seconds_of
 from fullyconv.training.recipes import slowdown
 from fullyconv.training.result import TrainingRun
+from fullyconv.writing import write_text
 
 # How long the stages are: three days and one more for each, Long et al. 2015, section 4.3; in the authors' solver
 # files, 100,000 steps each.
@@ -77,9 +78,7 @@ def train_in_stages(
         )
     if _first_process() and staged_options(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".{ARGUMENTS}"
-        fresh.write_text(yaml.safe_dump(recorded(options)), encoding="utf-8")
-        fresh.replace(folder / ARGUMENTS)
+        write_text(folder / ARGUMENTS, yaml.safe_dump(recorded(options)))
     runs: list[TrainingRun] = []
     first = True
     for number, model in enumerate(models):

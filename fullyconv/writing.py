@@ -1,0 +1,76 @@
+"""Files that appear whole or not at all, whatever stops the program while it writes them."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LONGEST_STEM = 40
+"""Letters of a file's name that its draft keeps, of up to four bytes each: file systems take names of 255 bytes."""
+
+
+@contextmanager
+def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Where to write a file or folder; it takes the place of `path` when the block ends well, and is removed else.
+
+    Its folder is made, and what a killed program left is removed.
+
+    Args:
+        path: What stands there stays as it is until then.
+        durable: Whether the contents are on the disk before the name is, so that they survive a power cut.
+
+    Raises:
+        OSError: Naming `path`, also where the system names no file, as for a full disk.
+    """
+    draft = path.with_name(f".{path.stem[:LONGEST_STEM]}.draft{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(draft)
+    try:
+        yield draft
+        if durable:
+            sync(draft)
+        if path.is_dir():
+            _remove(path)
+        draft.replace(path)
+        if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
+            _sync_folder(path.parent)
+    except OSError as error:
+        if error.filename in (None, str(draft)):
+            error.filename = str(path)
+        raise
+    finally:
+        _remove(draft)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def sync(file: Path) -> None:
+    """Makes sure that a file's contents are on the disk."""
+    with file.open("rb+") as handle:  # Windows syncs only what may be written
+        os.fsync(handle.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

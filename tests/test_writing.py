@@ -1,0 +1,62 @@
+"""Files that appear whole or not at all."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from fullyconv.writing import whole, write_json, write_text
+
+
+def test_a_file_is_written_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    write_text(tmp_path / "new" / "page.html", "ü")
+    assert (tmp_path / "new" / "page.html").read_bytes() == "ü".encode()
+    write_json(tmp_path / "values.json", {"a": 1})
+    assert json.loads((tmp_path / "values.json").read_text()) == {"a": 1}
+
+
+def _circular(draft: Path) -> str:
+    draft.write_text("[1, ")
+    values: list[object] = []
+    values.append(values)
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_fails_half_way_leaves_what_stood_there(durable: bool, tmp_path: Path) -> None:
+    file = tmp_path / "values.json"
+    write_json(file, 1)
+    with pytest.raises(ValueError, match="Circular"), whole(file, durable=durable) as draft:
+        draft.write_text(_circular(draft))
+    assert file.read_text() == "1\n"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"values\.json"), whole(tmp_path / "values.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write tells it
+
+
+def test_a_missing_file_of_another_name_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="weights"), whole(tmp_path / "values.json") as draft:
+        draft.write_bytes((tmp_path / "weights").read_bytes())
+
+
+def test_folders_are_replaced_and_what_was_killed_is_removed(tmp_path: Path) -> None:
+    place = tmp_path / "map.zarr"
+    for name in ("killed", "first", "second"):
+        with whole(place) as draft:
+            draft.mkdir()
+            (draft / name).touch()
+            if name == "killed":
+                leftover = draft
+        if name == "killed":
+            place.rename(leftover)
+    assert [file.name for file in place.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_names_as_long_as_they_may_be_can_be_written(tmp_path: Path) -> None:
+    write_text(tmp_path / f"{'字' * 83}.json", "1")
+    assert len(list(tmp_path.iterdir())) == 1
