@@ -112,7 +112,9 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
         config: dict[str, Any] = json.loads((place / CONFIG).read_text(encoding="utf-8"))
         labels = LabelSet.from_dict(config["labels"])
         model = create(**{**config["architecture"], "pretrained": False})
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (FullyconvError, OSError):
+        raise
+    except Exception as error:  # layers stumble over damaged descriptions in as many ways as there are layers
         raise FullyconvError("SEG-M011", f"{place / CONFIG} is damaged ({error!r}); copy the folder again") from error
     try:
         model.load_state_dict(load_file(place / WEIGHTS))

@@ -1,11 +1,17 @@
 """The model folder as files."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from torch import Tensor, nn
 
+import fullyconv
 from fullyconv.artefact import write_tensors
+from fullyconv.errors import FullyconvError
 
 
 def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path: Path) -> None:
@@ -15,3 +21,66 @@ def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path: Path) -> 
     finally:
         os.umask(before)
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+class Scaled(nn.Module):
+    """A classifier whose graph has a node of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.last = nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1)), nn.Linear(4, 3)
+        self.factor = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.last(torch.clamp(self.body(image), min=0).add(self.factor).mean((2, 3)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fullyconv.convert(Scaled(), classes=2, size=8, stride=8).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+CODE = "__import__('pathlib').Path('sprung').touch()"
+
+
+@pytest.mark.parametrize(
+    ("op", "change"),
+    [
+        ("placeholder", {"target": f"image={CODE}"}),
+        ("placeholder", {"target": "class"}),
+        ("placeholder", {"name": f"image = {CODE}"}),
+        ("call_module", {"target": f'body.0", {CODE}), getattr(self.body, "0'}),
+        ("call_module", {"target": "body.0.forward"}),
+        ("get_attr", {"target": f'factor"), {CODE}, getattr(self, "factor'}),
+        ("get_attr", {"target": "body.__init__.__globals__"}),
+        ("call_function", {"kwargs": {"dict": {f"max={CODE}, min": 0}}}),
+        ("call_function", {"kwargs": {"dict": {"min": {"dtype": "load"}}}}),
+        ("call_function", {"target": "torch:load"}),
+        ("call_function", {"target": "torch.nn.functional:boolean_dispatch"}),
+        ("call_method", {"target": "register_hook"}),
+        ("call_method", {"target": f"add({CODE}).add"}),
+        ("output", {"op": "root"}),
+    ],
+)
+def test_a_folder_from_elsewhere_runs_nothing(
+    op: str, change: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    graph = config["architecture"]["graph"]
+    next(node for node in graph["nodes"] if node["op"] == op).update(change)
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(FullyconvError, match=r"SEG-M011 .*config.json is damaged .*copy the folder again"):
+        fullyconv.load(folder)
+    assert not Path("sprung").exists()
+
+
+def test_a_folder_from_elsewhere_names_layers_by_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f'body.0", {CODE}), getattr(self.body, "0'
+    text = (folder / "config.json").read_text().replace('"body.0"', json.dumps(name))
+    (folder / "config.json").write_text(text)
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(FullyconvError, match=r"SEG-M011 .*is no name of a layer"):
+        fullyconv.load(folder)
+    assert not Path("sprung").exists()

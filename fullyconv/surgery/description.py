@@ -4,7 +4,9 @@ Layers are torch's own, with the arguments that they were made with, and functio
 """
 
 import inspect
+import keyword
 import operator
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,17 +49,49 @@ _KINDS: dict[str, type[nn.Module]] = {
     "LayerNorm2d": LayerNorm2d,
     "StochasticDepth": StochasticDepth,
 }
-_OF_TENSORS = frozenset(["cat", "concat", "stack"])  # torch's functions of tensors that no tensor has as a method
 _ATTRIBUTES = ("shape", "dtype", "device", "ndim")
+
+# What only computes: names in torch, torch.nn.functional and the methods of tensors; so do `relu_` and the like.
+_COMPUTING = """
+abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv asin asinh atan atan2 atanh baddbmm ceil clamp clamp_max
+clamp_min clip copysign cos cosh deg2rad div divide erf erfc erfinv exp exp2 expm1 fill float_power floor floor_divide
+fmax fmin fmod frac hypot lerp log log10 log1p log2 logaddexp logaddexp2 logit maximum minimum mul multiply nan_to_num
+neg negative pow positive rad2deg reciprocal remainder round rsqrt sgn sign sin sinc sinh sqrt square sub subtract tan
+true_divide trunc where xlogy zero
+
+bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal gt isclose isfinite isinf isnan le less
+less_equal logical_and logical_not logical_or logical_xor lt masked_fill masked_scatter masked_select ne not_equal
+
+all amax amin aminmax any argmax argmin argsort count_nonzero cummax cummin cumprod cumsum diff kthvalue logcumsumexp
+logsumexp max mean median min mode nanmean nansum norm prod quantile sort std sum topk var
+
+bmm cross diag diag_embed diagonal dist dot inner kron matmul mm mv outer trace tril triu
+
+broadcast_to cat chunk clone concat contiguous detach dim dsplit expand expand_as flatten flip fliplr flipud gather
+hsplit index_add index_fill index_put index_select moveaxis movedim narrow ndimension nelement numel permute ravel
+repeat repeat_interleave reshape reshape_as roll rot90 scatter scatter_add select size split split_with_sizes squeeze
+stack stride swapaxes swapdims t take take_along_dim tensor_split tile transpose unbind unflatten unsqueeze view view_as
+vsplit
+
+bernoulli bfloat16 bool byte double element_size float half int is_contiguous is_floating_point long new_empty new_full
+new_ones new_zeros short to type_as
+
+adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d affine_grid alpha_dropout avg_pool1d
+avg_pool2d batch_norm bilinear celu channel_shuffle conv1d conv2d conv_transpose1d conv_transpose2d cosine_similarity
+dropout dropout1d dropout2d elu embedding feature_alpha_dropout fold gelu glu grid_sample group_norm hardshrink
+hardsigmoid hardswish hardtanh instance_norm interpolate layer_norm leaky_relu linear local_response_norm log_softmax
+logsigmoid lp_pool1d lp_pool2d max_pool1d max_pool2d max_unpool2d mish normalize one_hot pad pairwise_distance
+pixel_shuffle pixel_unshuffle prelu relu relu6 rms_norm rrelu scaled_dot_product_attention selu sigmoid silu softmax
+softmin softplus softshrink softsign tanh tanhshrink threshold unfold upsample
+"""
+_HARMLESS = frozenset(_COMPUTING.split())
 
 
 def _harmless(space: str, name: str) -> bool:
     """Whether a function only computes: a file from elsewhere may name it."""
-    if name.startswith("_"):
-        return False
-    if space == "torch":
-        return name in _OF_TENSORS or callable(getattr(Tensor, name, None)) or callable(getattr(F, name, None))
-    return name in _OPERATORS if space == "operator" else space in _SPACES and callable(getattr(F, name, None))
+    if space == "operator":
+        return name in _OPERATORS
+    return name.removesuffix("_") in _HARMLESS and hasattr(_SPACES.get(space), name)
 
 
 def describe(network: fx.GraphModule) -> dict[str, Any]:
@@ -86,22 +120,22 @@ def build(description: Mapping[str, Any]) -> fx.GraphModule:
         ValueError: If it names a layer or function that is not torch's own, or is damaged.
     """
     root = nn.Module()
-    for name, layer in description["layers"].items():
-        _put(
-            root, name, _layer_kind(layer["kind"])(**{key: _given(value) for key, value in layer["arguments"].items()})
-        )
-    for name, tensor in description["tensors"].items():
+    layers, tensors = description["layers"], description["tensors"]
+    for name, layer in layers.items():
+        arguments = {key: _given(value) for key, value in layer["arguments"].items()}
+        _put(root, name, _layer_kind(layer["kind"])(**arguments))
+    for name, tensor in tensors.items():
         value = torch.zeros(tensor["shape"], dtype=_given(tensor["dtype"]))
         _put(root, name, nn.Parameter(value) if tensor["trained"] else value)
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     for each in description["nodes"]:
-        target = _function(each["target"]) if each["op"] == "call_function" else each["target"]
+        target = _target(each, layers, tensors)
         args, kwargs = _linked(each["args"], nodes), _linked(each["kwargs"], nodes)
         if target is getattr:
             args = [args[0], each["target"].partition(":")[2]]
-        if each["op"] == "call_method" and (target.startswith("_") or not callable(getattr(Tensor, target, None))):
-            raise ValueError(f"{target} is no method of tensors")
+        if not all(map(_is_word, (each["name"], *kwargs))):
+            raise ValueError(f"node {each['name']!r} or one of its arguments has no name that Python knows")
         nodes[each["name"]] = graph.create_node(each["op"], target, tuple(args), kwargs, each["name"])
     return fx.GraphModule(root, graph)
 
@@ -185,7 +219,12 @@ def _linked(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
         return tuple(_linked(each, nodes) for each in inner)
     if kind == "dict":
         return {key: _linked(each, nodes) for key, each in inner.items()}
-    return ... if kind == "ellipsis" else getattr(torch, inner)
+    if kind == "ellipsis":
+        return ...
+    dtype = getattr(torch, inner)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{inner} is no kind of number")
+    return dtype
 
 
 def _given(value: Any) -> Any:
@@ -199,16 +238,43 @@ def _layer_kind(name: str) -> type[nn.Module]:
     return kind
 
 
+def _target(node: Mapping[str, Any], layers: Mapping[str, Any], tensors: Mapping[str, Any]) -> Any:
+    """What a node runs or reads: torch.fx writes its name into Python source as it stands.
+
+    Raises:
+        ValueError: If it is none of the network's layers and tensors, and nothing that only computes.
+    """
+    op, target = node["op"], node["target"]
+    if op == "call_function":
+        return _function(target)
+    known = {
+        "placeholder": _is_word(target),
+        "call_module": target in layers,
+        "get_attr": target in tensors,
+        "call_method": target.removesuffix("_") in _HARMLESS and hasattr(Tensor, target),
+        "output": True,
+    }
+    if not known.get(op, False):
+        raise ValueError(f"node {node['name']!r} is a {op} of {target!r}, which is unknown")
+    return target
+
+
+def _is_word(name: str) -> bool:
+    return name.isidentifier() and not keyword.iskeyword(name)
+
+
 def _function(name: str) -> Any:
     space, _, function = name.partition(":")
     if space == "attribute" and function in _ATTRIBUTES:
         return getattr
-    if not _harmless(space, function) or not hasattr(_SPACES[space], function):
+    if not _harmless(space, function):
         raise ValueError(f"{name} is no function that computes on tensors")
     return getattr(_SPACES[space], function)
 
 
 def _put(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    if not all(re.fullmatch(r"[\w-]+", part) and not keyword.iskeyword(part) for part in name.split(".")):
+        raise ValueError(f"{name!r} is no name of a layer or tensor")
     parent, _, leaf = name.rpartition(".")
     holder = root
     for part in filter(None, parent.split(".")):
