@@ -48,8 +48,8 @@ EXPLAINED = """\
 - **error**: the largest difference of any logit from the classifier's at its own size, as a share of the largest logit.
 - **stride**: pixels from one score of the network's own head to the next. **taps**: stride:channels of the maps scored.
 - **field**: pixels that the coarsest score sees along an axis, by its local path alone.
-- **moves**: yes if scores move with the image; no if some layer looks at the whole of it, such as attention or
-  squeeze-and-excitation, so that a shifted image or a tile gets other scores.
+- **moves**: yes if scores move with the image; no if some layer looks at the whole of it, such as attention,
+  squeeze-and-excitation or a group norm, so that a shifted image or a tile gets other scores.
 - **M**: millions of parameters of the classifier. **s**: seconds that `convert` took."""
 
 Row = dict[str, Any]

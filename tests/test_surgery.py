@@ -1,5 +1,7 @@
 """Laws of network surgery."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -151,6 +153,63 @@ def test_trace_names_global_operations():
         return [image * image.mean((2, 3), keepdim=True)]
 
     assert trace(squeeze_and_excite).global_operations == ("mean",)
+
+
+class Calling(nn.Module):
+    """Calls a function on the map of a convolution."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 3, 2, 1), function
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.function(self.conv(image))
+
+
+def in_channels_last(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda maps: function(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+MIXING = {
+    "a group norm": nn.GroupNorm(2, 4),
+    "an instance norm": nn.InstanceNorm2d(4),
+    "a batch norm without statistics": nn.BatchNorm2d(4, track_running_stats=False),
+    "a mean taken from each column": lambda maps: maps - maps.mean(2, keepdim=True),
+    "sums along rows": lambda maps: maps.cumsum(3),
+    "products along columns": lambda maps: torch.cumprod(maps.exp(), dim=-2),
+    "a roll": lambda maps: maps.roll((32, 40), (2, 3)),
+    "a mirror": lambda maps: maps.flip(1, 3),
+    "sorted rows": lambda maps: maps.sort()[0],
+    "shares of a column": lambda maps: maps.softmax(2),
+    "rows of length 1": lambda maps: F.normalize(maps, dim=3),
+    "waves": lambda maps: maps + torch.fft.fft2(maps).real,
+    "half of the waves": lambda maps: maps + torch.fft.irfft2(torch.fft.rfft2(maps).abs()),
+    "shares of a column, channels last": in_channels_last(lambda maps: maps.softmax(1)),
+    "a norm of rows, channels last": in_channels_last(lambda maps: F.layer_norm(maps, maps.shape[2:])),
+    "attention along rows": in_channels_last(lambda maps: F.scaled_dot_product_attention(maps, maps, maps)),
+}
+LOCAL = {
+    "a batch norm": nn.BatchNorm2d(4),
+    "an instance norm with statistics": nn.InstanceNorm2d(4, track_running_stats=True),
+    "a norm of channels": in_channels_last(lambda maps: F.layer_norm(maps, maps.shape[3:])),
+    "shares of a cell": nn.Softmax(1),
+    "shares of a cell, channels last": in_channels_last(lambda maps: F.softmax(maps, dim=-1)),
+    "cells of length 1": F.normalize,
+    "blue, green, red": lambda maps: maps.flip(1),
+    "sums of channels": lambda maps: maps.cumsum(1),
+}
+
+
+@pytest.mark.parametrize("kind", [*MIXING, *LOCAL])
+def test_operations_are_global_that_read_other_cells(kind):
+    """By the answer to a change of the first corner: the last corner feels it, or does not."""
+    network = Calling({**MIXING, **LOCAL}[kind]).double().eval()
+    image, changed = torch.rand(2, 1, 3, 128, 160, dtype=torch.float64)
+    changed[..., 64:, 80:] = image[..., 64:, 80:]
+    cells = (slice(33, 64), slice(41, 80))
+    unmoved = torch.allclose(network(image)[..., *cells], network(changed)[..., *cells], rtol=0, atol=1e-9)
+    assert unmoved == (kind in LOCAL)
+    assert (trace(network).global_operations == ()) == (kind in LOCAL)
 
 
 def test_trace_tells_which_layer_read_which_grid():

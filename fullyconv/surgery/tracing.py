@@ -68,8 +68,8 @@ def trace(
     """The grid of each output of a network, composed exactly through every convolution, pool and join on the way.
 
     The network runs once on a blank image while every torch function that it calls is watched, so any way of writing
-    a forward pass will do. Operations that mix all positions (squeeze-and-excitation, attention) are named; the
-    grid is then that of the local path.
+    a forward pass will do. Operations that mix positions all over (squeeze-and-excitation, attention, group norms, sums
+    along an axis) are named; the grid is then that of the local path.
 
     Args:
         module: Gives a map `(1, C, h, w)`, or several, for an image `(1, channels, height, width)`. A network runs on
@@ -182,6 +182,11 @@ class Place:
     def holds(self, tensor: Tensor) -> bool:
         return tensor.ndim >= 4 and self.size in (tuple(tensor.shape[-2:]), tuple(tensor.shape[1:3]))
 
+    def axes(self, tensor: Tensor) -> set[int]:
+        """The axes of the map that are its height and width."""
+        first = tensor.ndim - 2 if tuple(tensor.shape[-2:]) == self.size else 1
+        return {first, first + 1}
+
 
 def place_of(tensor: Tensor) -> Place | None:
     """Where a tensor that a watched function gave lies on the image; None if it does not follow cell by cell."""
@@ -216,6 +221,8 @@ class GridMode(TorchFunctionMode):
         idle = name in ("batch_norm", "layer_norm") and args[0].is_meta
         output = torch.empty_like(args[0]) if idle else func(*args, **kwargs)
         places = [place for tensor in _tensors((*args, *kwargs.values())) if (place := place_of(tensor))]
+        if places and max(places[0].size) > 1 and _mixes(name, args, kwargs):
+            self.mixing.append(Call(self.layers[-1], name, places[0].grid))
         for result in _tensors([output]) if places else ():
             if name in _WINDOWED and result.ndim == 4:
                 self.windows.append(Call(self.layers[-1], name, places[0].grid))
@@ -231,7 +238,7 @@ class GridMode(TorchFunctionMode):
             _mark(result, places[0].grid.convolve(block, block), (result.shape[2], result.shape[4]))
             return
         if not same:
-            if result.is_floating_point() and max(places[0].size) > 1:
+            if (result.is_floating_point() or result.is_complex()) and max(places[0].size) > 1:
                 self.mixing.append(Call(self.layers[-1], name, places[0].grid))
             return
         grid = same[0].grid
@@ -240,12 +247,70 @@ class GridMode(TorchFunctionMode):
         _mark(result, grid, same[0].size)
 
 
+# Functions that read along axes that they are told: where these stand among their arguments, and which are left out.
+_ALONG: dict[str, tuple[int, Any]] = {
+    **dict.fromkeys(("cummax", "cummin", "cumprod", "cumsum", "logcumsumexp"), (1, None)),
+    **dict.fromkeys(("flip", "gather", "index_select"), (1, None)),
+    **dict.fromkeys(("log_softmax", "softmax", "softmin"), (1, 1)),
+    "sort": (1, -1),
+    "normalize": (2, 1),
+    "roll": (2, (-2, -1)),
+    "rot90": (2, (0, 1)),
+    "take_along_dim": (2, None),
+}
+
+
+def _mixes(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function reads along the height or width of a map, though it gives one of the same size."""
+    return any(
+        axis % tensor.ndim in place.axes(tensor)
+        for tensor, axes in _read(name, args, kwargs)
+        for axis in axes
+        if (place := place_of(tensor))
+    )
+
+
+def _read(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Tensor, Iterable[int]]]:
+    """The tensors of which a function reads many values for each that it gives, and along which axes."""
+    tensors = _tensors((*args, *kwargs.values()))
+    if name in _ALONG:
+        position, left_out = _ALONG[name]
+        by_name = [kwargs[key] for key in ("dim", "dims") if key in kwargs]
+        by_place = args[position:] if name == "flip" else args[position : position + 1]
+        yield tensors[0], _whole_numbers(by_name or by_place or [left_out])
+    elif name in ("matmul", "scaled_dot_product_attention"):
+        yield from zip(tensors[:2], ((-1,), (-2,)), strict=True)
+    elif name in ("layer_norm", "rms_norm"):
+        yield tensors[0], range(-len(_given(args, kwargs, "input normalized_shape")["normalized_shape"]), 0)
+    elif _measures(name, args, kwargs) or name.startswith("fft_"):
+        yield tensors[0], (-2, -1)
+
+
+def _measures(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function is a norm by what it finds in the map itself, not by statistics that it keeps."""
+    if name == "batch_norm":
+        return _given(args, kwargs, "input running_mean").get("running_mean") is None
+    if name == "instance_norm":
+        return bool(kwargs.get("use_input_stats", True))
+    return name == "group_norm"
+
+
 def _splits_into_blocks(place: Place, result: Tensor) -> bool:
     """Whether a map was viewed as `(N, C, h, block, w, block)`, on its way to be `(N, block * block * C, h, w)`."""
     if result.ndim != 6 or result.shape[3] != result.shape[5]:
         return False
     rows, height, columns, width = result.shape[2:]
     return (rows * height, columns * width) == place.size
+
+
+def _whole_numbers(values: Iterable[Any]) -> list[int]:
+    found: list[int] = []
+    for value in values:
+        if isinstance(value, list | tuple):
+            found.extend(_whole_numbers(value))
+        elif isinstance(value, int):
+            found.append(value)
+    return found
 
 
 def _spatial(result: Tensor) -> tuple[int, int]:
