@@ -1,6 +1,7 @@
 """Any classifier slides: its dense form gives its logits at its own size, and at any other what its patches get."""
 
 import json
+from collections import OrderedDict
 
 import pytest
 import timm
@@ -284,6 +285,20 @@ def test_a_layer_that_knows_the_size_of_its_map_is_named() -> None:
         FullyconvError, match=r"SEG-M002 .*any size .layer 1: shape .*must follow the size of their maps"
     ):
         fcn_over(convolutionalize(network, 24).trunk([8]), 2)
+
+
+def test_cells_on_unlike_grids_down_and_across_are_refused() -> None:
+    with pytest.raises(
+        FullyconvError, match=r"SEG-M002 .*layer body: conv2d .* unlike down and across; pad it by half"
+    ):
+        fcn_over(nn.Sequential(OrderedDict(body=nn.Conv2d(3, 4, (7, 1), 8))), 2)
+
+
+def test_a_pool_over_a_map_that_is_not_square_slides() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 8, 1), nn.AvgPool2d((3, 2)), nn.Flatten(), nn.Linear(4, 5))
+    dense = convolutionalize(network, (24, 16))
+    assert relative_difference(network, dense, (24, 16)) < 1e-5
+    assert fcn_over(dense.trunk([8]), 2).eval()(torch.rand(1, 3, 40, 50)).shape == (1, 2, 40, 50)
 
 
 def test_a_network_of_one_size_is_refused() -> None:

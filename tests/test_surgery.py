@@ -230,6 +230,17 @@ def test_the_wider_side_of_a_kernel_tells_the_field():
             assert trace(layer).grids == (Grid().convolve(5, padding=2),)
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, (2, 1), 1), nn.MaxPool2d((2, 4)), nn.AvgPool2d(2, (2, 1))])
+def test_a_layer_whose_strides_differ_is_refused(layer):
+    with pytest.raises(ValueError, match=r"^layer 1: its strides differ, 2 down and [14] across"):
+        trace(nn.Sequential(nn.ReLU(), layer))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, (3, 1)), nn.ZeroPad2d((1, 1, 0, 0)), nn.AvgPool2d((3, 2), 2)])
+def test_a_layer_whose_cells_begin_unlike_down_and_across_is_named(layer):
+    assert [call.layer for call in trace(nn.Sequential(nn.ReLU(), layer)).skewed] == ["1"]
+
+
 def test_a_layer_that_fails_is_named():
     with pytest.raises(ValueError, match=r"^layer 1: .*Kernel size"):
         trace(nn.Sequential(nn.MaxPool2d(64), nn.Conv2d(3, 4, 5)))

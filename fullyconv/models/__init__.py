@@ -199,7 +199,8 @@ def fcn_over(
         options: `upscore`, `dropout`, `log_bands` and `score_size`, as for `FCN`.
 
     Raises:
-        FullyconvError: SEG-M002 for a trunk that does not take images of any size.
+        FullyconvError: SEG-M002 for a trunk that does not take images of any size, or whose cells do not lie on one
+            grid along both axes.
     """
     trunk.eval()
     try:
@@ -212,6 +213,11 @@ def fcn_over(
             f"the network does not take images of any size ({reason}); its layers must follow the size of their maps, "
             "as those of resnet18 and convnext_atto do",
         ) from error
+    if traced.skewed:
+        raise FullyconvError(
+            "SEG-M002",
+            f"the cells of the network's {traced.skewed[0]} begin unlike down and across; pad it by half its kernel",
+        )
     rgb = channels == 3
     options |= {
         "mean": mean or (IMAGENET_MEAN if rgb else (0.5,) * channels),
@@ -233,9 +239,10 @@ def fcn_over(
 def _takes_odd_sizes(shadow: nn.Module, channels: int, traced: Trace) -> bool:
     """Whether a trunk gives maps on the same grids for an image that is no multiple of its strides, and any at all."""
     try:
-        return trace(shadow, channels, (129, 165)).grids == traced.grids
+        odd = trace(shadow, channels, (129, 165))
     except (ValueError, RuntimeError, AssertionError):
         return False
+    return odd.grids == traced.grids and not odd.skewed
 
 
 def _parts(name: str) -> tuple[int, bool, str]:

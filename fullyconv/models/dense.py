@@ -172,9 +172,6 @@ def _rates(network: nn.Module, traced: Trace) -> dict[str, int]:
 def _rarefied_layer(layer: nn.Module, rate: int) -> nn.Module:
     """A layer with a stride of 1 for a map that is `rate` times denser than the one it was made for, changing it."""
     assert isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
-    down, across = _pair(layer.stride)
-    if down != across:
-        raise ValueError(f"its strides differ, {down} down and {across} across")
     if isinstance(layer, nn.AvgPool2d):
         if any(_pair(layer.padding)) and not layer.count_include_pad:
             raise ValueError("its averages leave out the padding")

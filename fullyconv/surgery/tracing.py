@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -40,12 +41,14 @@ class Trace:
         channels: One per output.
         windows: Convolutions, poolings and paddings, in the order in which they ran.
         mixing: What looks at the whole image at once.
+        skewed: Windows whose cells begin elsewhere down than across, so that no one grid holds for both axes.
     """
 
     grids: tuple[Grid, ...]
     channels: tuple[int, ...]
     windows: tuple[Call, ...] = ()
     mixing: tuple[Call, ...] = ()
+    skewed: tuple[Call, ...] = ()
 
     @property
     def global_operations(self) -> tuple[str, ...]:
@@ -78,8 +81,8 @@ def trace(
         size: Height and width of the blank image; unlike, so that the two axes can be told apart.
 
     Raises:
-        ValueError: If an output has no grid, or maps of unlike strides are added, or the network fails on the image;
-            with the name of the layer.
+        ValueError: If an output has no grid, or a layer's strides differ, or maps of unlike strides are added, or the
+            network fails on the image; with the name of the layer.
     """
     outputs, watch = watched(module, module, channels, size)
     if isinstance(outputs, Tensor):
@@ -94,6 +97,7 @@ def trace(
         tuple(output.shape[1] for output in outputs),
         tuple(watch.windows),
         tuple(watch.mixing),
+        tuple(watch.skewed),
     )
 
 
@@ -211,6 +215,7 @@ class GridMode(TorchFunctionMode):
         self.layers = layers
         self.windows: list[Call] = []
         self.mixing: list[Call] = []
+        self.skewed: list[Call] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -225,11 +230,19 @@ class GridMode(TorchFunctionMode):
             self.mixing.append(Call(self.layers[-1], name, places[0].grid))
         for result in _tensors([output]) if places else ():
             if name in _WINDOWED and result.ndim == 4:
-                self.windows.append(Call(self.layers[-1], name, places[0].grid))
-                _mark(result, _WINDOWED[name](places[0].grid, args, kwargs), _spatial(result))
+                self._slide(Call(self.layers[-1], name, places[0].grid), args, kwargs, result)
             else:
                 self._carry_over(name, places, result)
         return output
+
+    def _slide(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+        down, across = (_WINDOWED[call.function](axis, call.grid, args, kwargs) for axis in (0, 1))
+        if down.stride != across.stride and _spatial(result) != (1, 1):  # a cell alone has no next one
+            steps = (grid.stride / call.grid.stride for grid in (down, across))
+            raise ValueError("its strides differ, {} down and {} across".format(*steps))
+        self.windows.append(call)
+        self.skewed += [call] if down.start != across.start else []
+        _mark(result, max(down, across, key=attrgetter("field")), _spatial(result))
 
     def _carry_over(self, name: str, places: list[Place], result: Tensor) -> None:
         same = [place for place in places if place.holds(result)]
@@ -331,48 +344,45 @@ def _axis(value: Any, axis: int) -> int:
     return int(value[axis if len(value) > 1 else 0]) if isinstance(value, list | tuple) else int(value)
 
 
-def _wider(kernel_size: Any) -> int:
-    """The axis that tells the field: 1 x 7 after 7 x 1 and the like."""
-    return int(isinstance(kernel_size, list | tuple) and kernel_size[-1] > kernel_size[0])
-
-
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any], names: str) -> dict[str, Any]:
     return {**dict(zip(names.split(), args, strict=False)), **kwargs}
 
 
-def _after_conv(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+# The grid along an axis, 0 down and 1 across, of what a function gives for a map.
+
+
+def _after_conv(axis: int, grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
     given = _given(args, kwargs, "input weight bias stride padding dilation")
-    kernel = given["weight"].shape[2:]
-    axis = _wider(kernel)
+    kernel_size = int(given["weight"].shape[2 + axis])
     dilation = _axis(given.get("dilation", 1), axis)
     padding = given.get("padding", 0)
     if isinstance(padding, str):
-        padding = dilation * (kernel[axis] - 1) // 2 if padding == "same" else 0
-    return grid.convolve(int(kernel[axis]), _axis(given.get("stride", 1), axis), _axis(padding, axis), dilation)
+        padding = dilation * (kernel_size - 1) // 2 if padding == "same" else 0
+    return grid.convolve(kernel_size, _axis(given.get("stride", 1), axis), _axis(padding, axis), dilation)
 
 
-def _after_transposed(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+def _after_transposed(axis: int, grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
     given = _given(args, kwargs, "input weight bias stride padding")
-    kernel_size = int(given["weight"].shape[2])
-    return grid.deconvolve(kernel_size, _axis(given.get("stride", 1), 0), _axis(given.get("padding", 0), 0))
+    kernel_size = int(given["weight"].shape[2 + axis])
+    return grid.deconvolve(kernel_size, _axis(given.get("stride", 1), axis), _axis(given.get("padding", 0), axis))
 
 
-def _after_pool(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+def _after_pool(axis: int, grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
     given = _given(args, kwargs, "input kernel_size stride padding dilation")
-    axis = _wider(given["kernel_size"])
     kernel_size = _axis(given["kernel_size"], axis)
-    stride = _axis(given.get("stride") or kernel_size, axis)
+    stride = _axis(given.get("stride") or given["kernel_size"], axis)
     dilation = given.get("dilation", 1)
     if isinstance(dilation, bool):  # average pools have `ceil_mode` in its place
         dilation = 1
     return grid.convolve(kernel_size, stride, _axis(given.get("padding", 0), axis), _axis(dilation, axis))
 
 
-def _after_pad(grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
-    return grid.crop(-int(_given(args, kwargs, "input pad")["pad"][0]))
+def _after_pad(axis: int, grid: Grid, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid:
+    pad = (*_given(args, kwargs, "input pad")["pad"], 0, 0)  # left, right, and perhaps top, bottom
+    return grid.crop(-int(pad[2 - 2 * axis]))
 
 
-_WINDOWED: dict[str, Callable[[Grid, tuple[Any, ...], dict[str, Any]], Grid]] = {
+_WINDOWED: dict[str, Callable[[int, Grid, tuple[Any, ...], dict[str, Any]], Grid]] = {
     "conv2d": _after_conv,
     "conv_transpose2d": _after_transposed,
     "max_pool2d": _after_pool,
