@@ -17,8 +17,10 @@ from jaxtyping import Float, Integer, Shaped
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from fullyconv import tiffs
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
+from fullyconv.tiffs import Page
 from fullyconv.writing import whole
 
 Array = np.ndarray[Any, Any]
@@ -55,9 +57,10 @@ def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, 
     """One picture, upright.
 
     Args:
-        path: Any file that Pillow reads; TIFFs of more bands than it knows are read with tifffile.
+        path: Any file that Pillow reads; TIFFs of more bands or bits than it knows are read with rasterio.
         channels: 1 grey, 3 RGB (grey is repeated, alpha dropped, a palette resolved), 4 RGBA, None as the file has it.
-            Any other number must be the file's own count of bands. A TIFF of as many pages gives a page per band.
+            Any other number must be the file's own count of bands. The pages of a TIFF are bands where that fits the
+            number; else its first page is read. Overviews and masks are no pages.
 
     Returns:
         uint8 in 0 ... 255; float32 in [0, 1] for files of 16 bits (divided by 65535) and of floating point. Pillow
@@ -65,11 +68,13 @@ def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, 
 
     Raises:
         FullyconvError: SEG-D009 if the file cannot be decoded, SEG-D011 if it has not the channels asked for, or
-            floating-point values outside [0, 1].
+            floating-point values outside [0, 1], SEG-D024 if it takes a package that is not installed.
     """
     path = Path(path)
-    bands = _bands(path)
-    if bands is None:
+    found = tiffs.pages(path)
+    if found:
+        bands = _tiff_bands(path, found, channels)
+    else:
         with _opened(path) as image:
             bands = _pixels(image, channels)
     if channels is not None and len(bands) != channels:
@@ -80,9 +85,12 @@ def read_image(path: str | Path, *, channels: int | None = 3) -> Shaped[Tensor, 
 def pages(path: Path) -> int:
     """How many pictures a file holds, as TIFFs and GIFs may; 1 also for one that cannot be decoded."""
     try:
-        with Image.open(path) as image:
+        found = tiffs.pages(path)
+        if found:
+            return len(found)
+        with _opened(path) as image:
             return int(getattr(image, "n_frames", 1))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except FullyconvError:
         return 1
 
 
@@ -257,12 +265,14 @@ class Header:
     Args:
         size: Height and width in pixels, upright.
         orientation: EXIF's Orientation, 1 (upright) to 8.
-        grey: Whether it has one channel, or one and alpha.
+        bands: Those of `read_image(channels=None)`: grey without its alpha, colours with theirs.
+        alpha: Whether the last of four says how opaque a pixel is.
     """
 
     size: tuple[int, int]
     orientation: int
-    grey: bool
+    bands: int
+    alpha: bool
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -271,20 +281,20 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_header(path: str | Path) -> Header:
-    """Size, orientation and kind of a picture; only the header is read, but for .mat files and TIFFs of many bands."""
+    """Size, orientation and bands of a picture; only the header is read, but for .mat files."""
     path = Path(path)
     if path.suffix.lower() == ".mat":
         height, width = _read_mat(path).shape
-        return Header((height, width), 1, grey=True)
-    bands = _bands(path)
-    if bands is not None:
-        return Header((bands.shape[1], bands.shape[2]), 1, grey=len(bands) == 1)
+        return Header((height, width), 1, bands=1, alpha=False)
+    found = tiffs.pages(path)
+    if found:
+        first, *others = found
+        bands = sum(page.bands for page in found)
+        return Header(first.size, first.orientation, bands, alpha=first.alpha and bands == 4 and not others)
     with _opened(path) as image:
-        tag = orientation(image)
-        # Pillow turns TIFFs by itself, and says so in `size` already.
-        sideways = tag >= 5 and image.format != "TIFF"
-        size = (image.width, image.height) if sideways else (image.height, image.width)
-        return Header(size, tag, image.mode in GREY_MODES | WIDE_MODES)
+        tag, mode = orientation(image), _stored_mode(image)
+        size = (image.width, image.height) if tag >= 5 else (image.height, image.width)
+        return Header(size, tag, Image.getmodebands(mode), alpha=mode == "RGBA")
 
 
 def orientation(image: Image.Image) -> int:
@@ -340,15 +350,11 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _pixels(image: Image.Image, channels: int | None) -> Array:
     """The picture `(C, H, W)`, converted where Pillow knows how."""
-    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-    if pages > 1 and (channels == pages or channels not in {1, 3, 4}):
-        return _pages(image)
     image = _upright(image)
-    if image.mode not in WIDE_MODES:
-        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels or 0) or _stored_mode(image)
-        if image.mode != mode:
-            image = image.convert(mode)
-    return _planes(image)
+    mode = _stored_mode(image)
+    if mode not in WIDE_MODES:
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels or 0, mode)
+    return _planes(image if image.mode == mode else image.convert(mode))
 
 
 def _planes(image: Image.Image) -> Array:
@@ -361,6 +367,9 @@ def _planes(image: Image.Image) -> Array:
 
 
 def _stored_mode(image: Image.Image) -> str:
+    """The mode of Pillow that holds the bands of a picture, and nothing else."""
+    if image.mode in WIDE_MODES:
+        return image.mode
     if image.mode in GREY_MODES:
         return "L"
     if image.mode in {"RGBA", "RGBa", "PA"} or "transparency" in image.info:
@@ -368,50 +377,23 @@ def _stored_mode(image: Image.Image) -> str:
     return "RGB"
 
 
-def _pages(image: Image.Image) -> Array:
-    """The pages of a TIFF as bands: `(pages, H, W)`, or more if the pages have several bands each."""
-    pages = []
-    for number in range(image.n_frames):  # type: ignore[attr-defined]
-        image.seek(number)
-        pages.append(_planes(_upright(image)))
-    if len({page.shape for page in pages}) > 1:
-        sizes = ", ".join(f"{page.shape[2]}x{page.shape[1]}" for page in pages[:4])
-        raise ValueError(f"its {len(pages)} pages differ in size ({sizes}), so they are not bands of one picture")
-    return np.concatenate(pages)
+def _tiff_bands(path: Path, pages: Sequence[Page], channels: int | None) -> Array:
+    """The bands of a TIFF `(C, H, W)`: of all its pages if they are asked for, else of the first."""
+    if channels in {1, 3, 4} and channels != sum(page.bands for page in pages):
+        pages = pages[:1]
+    if len({page.size for page in pages}) > 1:
+        sizes = ", ".join(f"{page.size[1]}x{page.size[0]}" for page in pages[:4])
+        told = f"its {len(pages)} pages differ in size ({sizes}), so they are not bands of one picture"
+        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {told}")
+    return np.concatenate([_page_bands(path, page, channels if len(pages) == 1 else None) for page in pages])
 
 
-def _bands(path: Path) -> Array | None:
-    """A TIFF that Pillow does not know, such as one of five bands, `(C, H, W)`; None for every other file."""
-    if path.suffix.lower() not in {".tif", ".tiff"} or not path.is_file():
-        return None
-    try:
-        with Image.open(path):
-            return None
-    except UnidentifiedImageError:
-        pass
-    except (OSError, SyntaxError, ValueError):
-        return None
-    try:
-        import tifffile  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise FullyconvError(
-            "SEG-D024",
-            f"{path} is a TIFF beyond what Pillow reads; for TIFFs of many bands: pip install 'fullyconv[geo]'",
-        ) from None
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            bands = np.asarray(series.asarray())
-            axes = str(series.axes)
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError) as error:
-        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
-    if bands.ndim not in {2, 3}:
-        raise FullyconvError("SEG-D011", f"{path} has the axes {axes} {bands.shape}; expected height, width, bands")
-    if bands.ndim == 2:
-        bands = bands[None]
-    elif axes[0] == "Y":
-        bands = bands.transpose(2, 0, 1)
-    return np.ascontiguousarray(bands, bands.dtype.newbyteorder("="))
+def _page_bands(path: Path, page: Page, channels: int | None) -> Array:
+    if page.by_gdal:
+        return tiffs.read(path, page)
+    with _opened(path) as image:
+        image.seek(page.number)
+        return _pixels(image, channels)
 
 
 def _with_channels(bands: Array, channels: int, path: Path) -> Array:
@@ -437,6 +419,8 @@ def _unit_interval(tensor: Tensor, path: Path) -> Tensor:
         return tensor
     if tensor.dtype == torch.uint16:
         return tensor.to(torch.int32).to(torch.float32) / 65535
+    if tensor.dtype in {torch.uint32, torch.uint64}:  # in which torch finds no extremes
+        tensor = tensor.to(torch.int64)
     low, high = float(tensor.amin()), float(tensor.amax())
     if not tensor.is_floating_point() and low >= 0 and high <= 65535:
         return tensor.to(torch.float32) / 65535

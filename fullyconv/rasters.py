@@ -5,7 +5,7 @@ RGB), are read whole by `images`.
 """
 
 import json
-import struct
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from fullyconv import tiffs
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
+from fullyconv.tiffs import decoding
 
 Array = np.ndarray[Any, Any]
 Rows = Callable[[int, int], Array]
@@ -27,11 +28,9 @@ Rows = Callable[[int, int], Array]
 LARGE_PIXELS = 64_000_000
 """A TIFF above this is read by windows: its pixels, label map and overlay together would take half a gigabyte."""
 ARRAY_FILES = ("zarr.json", ".zarray", ".zgroup")
-GEOREFERENCE_TAGS = {33550, 33922, 34264, 34735}  # GeoTIFF: pixel scale, tie points, transformation, keys
-ORIENTATION = 0x0112
 BLOCK = 512
 LEAST_CACHE = 16_000_000
-KNOWN_COLORS = {1, 2, 3, 6}  # TIFF's PhotometricInterpretation: black is zero, RGB, palette, YCbCr
+KNOWN_COLORS = {tiffs.BLACK_IS_ZERO, tiffs.RGB, tiffs.PALETTE, tiffs.YCBCR}
 
 
 @dataclass(frozen=True)
@@ -83,30 +82,20 @@ def by_windows(path: Path) -> bool:
     """
     if is_zarr(path):
         return True
-    if path.suffix.lower() not in {".tif", ".tiff"}:
+    pages = tiffs.pages(path)
+    if len(pages) != 1:
         return False
+    page, large = pages[0], math.prod(pages[0].size) > LARGE_PIXELS
     try:
         import rasterio  # noqa: F401
-        import tifffile
     except ImportError:
-        if _pillow_pixels(path) > LARGE_PIXELS:
+        if large:
             raise FullyconvError(
-                "SEG-D024", f"{path} is too large to be read whole; to read it by windows: {INSTALL}"
+                "SEG-D024", f"{path} is too large to be read whole; to read it by windows: {tiffs.INSTALL}"
             ) from None
         return False
-    try:
-        with tifffile.TiffFile(path) as file:
-            page, tags = file.pages.first, file.pages.first.tags
-            georeferenced = any(tag in tags for tag in GEOREFERENCE_TAGS)
-            large = page.imagewidth * page.imagelength > LARGE_PIXELS
-            upright = ORIENTATION not in tags or tags[ORIENTATION].value == 1
-            plain = page.photometric in KNOWN_COLORS and page.bitspersample % 8 == 0
-            return (georeferenced or large) and upright and plain and len(file.series[0].pages) == 1
-    except (tifffile.TiffFileError, struct.error, OSError, ValueError, IndexError, KeyError) as error:
-        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
-
-
-INSTALL = "pip install 'fullyconv[geo]'"
+    plain = page.orientation == 1 and page.photometric in KNOWN_COLORS and page.bits % 8 == 0
+    return (page.georeferenced or large) and plain
 
 
 def is_zarr(path: Path) -> bool:
@@ -138,7 +127,7 @@ def opened(path: Path, *, bands: int = 0) -> Iterator[Raster]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with _decoding(path):
+        with decoding(path):
             dataset = rasterio.open(path)
         with dataset:
             row_bytes = dataset.width * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
@@ -173,7 +162,7 @@ class Tiff(Raster):
 
     def read(self, rows: slice, columns: slice) -> Array:
         window = ((rows.start, rows.stop), (columns.start, columns.stop))
-        with _decoding(self.path):
+        with decoding(self.path):
             pixels = self._colored(self.dataset.read(self.bands, window=window))
             if self.has_gaps:
                 pixels[self.dataset.dataset_mask(window=window) == 0] = 0
@@ -182,7 +171,7 @@ class Tiff(Raster):
     def preview(self, step: int) -> Array:
         height, width = (side // step for side in self.size)
         window, shape = ((0, height * step), (0, width * step)), (height, width)
-        with _decoding(self.path):
+        with decoding(self.path):
             pixels = self._colored(self.dataset.read(self.bands, window=window, out_shape=(len(self.bands), *shape)))
             if self.has_gaps:
                 pixels[self.dataset.dataset_mask(window=window, out_shape=shape) == 0] = 0
@@ -191,7 +180,7 @@ class Tiff(Raster):
     def has_data(self, first: int, last: int) -> Array | None:
         if not self.has_gaps:
             return None
-        with _decoding(self.path):
+        with decoding(self.path):
             return np.asarray(self.dataset.dataset_mask(window=((first, last), (0, self.size[1]))) != 0)
 
     def write_labels(self, path: Path, rows: Rows, labels: LabelSet) -> None:
@@ -312,7 +301,7 @@ def _opened_zarr(path: Path) -> Zarr:
     try:
         import zarr
     except ImportError:
-        raise FullyconvError("SEG-D024", f"{path} is a zarr array; to read those: {INSTALL}") from None
+        raise FullyconvError("SEG-D024", f"{path} is a zarr array; to read those: {tiffs.INSTALL}") from None
     try:
         found = zarr.open(path, mode="r")
         # Of an image at several resolutions, as OME-Zarr keeps it, 0 is the finest.
@@ -343,23 +332,3 @@ def _bands_and_gaps(dataset: Any, wanted: int) -> tuple[list[int], bool]:
         return list(dataset.indexes), False
     kinds = zip(dataset.indexes, dataset.colorinterp, strict=True)
     return [band for band, kind in kinds if kind != ColorInterp.alpha], flags != {MaskFlags.all_valid}
-
-
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turns what GDAL finds wrong with a file into SEG-D009."""
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except RasterioError as error:
-        raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error.__cause__ or error}") from None
-
-
-def _pillow_pixels(path: Path) -> int:
-    """Pixels of a TIFF by its header; none if Pillow does not know it, which `images` then tells."""
-    try:
-        with Image.open(path) as image:
-            return image.width * image.height
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return 0

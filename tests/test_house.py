@@ -19,7 +19,7 @@ PACKAGE = ROOT / "fullyconv"
 # Imports go down: a room may import rooms that stand on a lower line, and its own.
 FLOORS = (
     ("errors", "geometry", "means", "progress", "wording", "writing"),
-    ("labels", "arguments", "kernels"),
+    ("labels", "arguments", "kernels", "tiffs"),
     ("drawing", "images", "losses", "metrics", "rasters", "sampling", "surgery", "timing", "transforms"),
     ("charts", "datasets", "hha", "models"),
     ("artefact", "doctor", "mask_folders", "released"),

@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fullyconv.errors import FAULTS, FullyconvError
 from fullyconv.images import (
     image_size,
     palette_colors,
+    read_header,
     read_image,
     read_mask,
     read_raw_mask,
@@ -23,7 +25,15 @@ from fullyconv.images import (
 from fullyconv.labels import LabelSet
 
 LETTER = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0], [1, 0, 0]], np.uint8)  # an F: every turn of it looks different
+INVERSE = {tag: {6: 8, 8: 6}.get(tag, tag) for tag in range(1, 9)}
 BINARY = LabelSet(("background", "foreground"))
+
+
+@pytest.fixture
+def tifffile() -> Any:
+    """Another library's writer of TIFFs, where ours can read them all."""
+    pytest.importorskip("rasterio", reason="rasterio is not installed (extra: geo)")
+    return pytest.importorskip("tifffile", reason="tifffile is not installed (group: dev)")
 
 
 def upright_by_hand(array: np.ndarray[Any, Any], tag: int) -> np.ndarray[Any, Any]:
@@ -252,6 +262,15 @@ def test_floats_outside_the_unit_interval_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "a.tif")
 
 
+def test_wide_numbers_that_16_bits_cannot_hold_are_refused(tifffile: Any, tmp_path: Path) -> None:
+    for largest in (65535, 65536):
+        tifffile.imwrite(tmp_path / "a.tif", np.array([[[0, largest]] * 3] * 5, np.uint32), planarconfig="separate")
+        if largest == 65535:
+            assert read_image(tmp_path / "a.tif", channels=5).amax() == 1
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*a\.tif holds values from 0 to 65536, expected 0 ... 65535"):
+        read_image(tmp_path / "a.tif", channels=5)
+
+
 def test_pages_of_a_tiff_are_bands(tmp_path: Path) -> None:
     pages = [Image.fromarray(LETTER + number) for number in range(5)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
@@ -262,11 +281,65 @@ def test_pages_of_a_tiff_are_bands(tmp_path: Path) -> None:
         read_image(tmp_path / "a.tif", channels=6)
 
 
-def test_tiff_of_many_bands(tmp_path: Path) -> None:
-    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed (extra: geo)")
-    bands = np.arange(60, dtype=np.uint8).reshape(4, 3, 5)
-    tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
-    assert np.array_equal(read_image(tmp_path / "a.tif", channels=5).numpy(), bands.transpose(2, 0, 1))
+def test_first_page_is_the_picture_where_pages_are_no_bands(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.repeat((LETTER + number)[..., None], 3, axis=2)) for number in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert torch.equal(read_image(tmp_path / "a.tif", channels=3)[0], torch.from_numpy(LETTER))
+    assert read_image(tmp_path / "a.tif", channels=9).amax((1, 2)).tolist() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_a_wide_tiff_names_the_package_that_reads_it(
+    tifffile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 3, 3), np.uint16), photometric="rgb")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(FullyconvError, match=r"SEG-D024  .*3 samples of 16 bits.*pip install 'fullyconv\[geo\]'"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("photometric", "extra", "dtype"),
+    [
+        ("rgb", ["unassalpha"], "uint8"),
+        ("rgb", ["unassalpha"], "uint16"),
+        ("rgb", ["unspecified"], "uint8"),
+        ("rgb", ["unspecified"], "uint16"),
+        ("rgb", ["unspecified", "unspecified"], "uint8"),
+        ("minisblack", ["unspecified"], "uint8"),
+        ("minisblack", ["unspecified"] * 3, "uint8"),
+    ],
+)
+def test_every_band_of_a_tiff_is_read_as_stored(
+    photometric: str, extra: list[str], dtype: str, tifffile: Any, tmp_path: Path
+) -> None:
+    bands, alpha = len(extra) + (3 if photometric == "rgb" else 1), extra == ["unassalpha"]
+    stored = np.arange(12 * bands, dtype=dtype).reshape(4, 3, bands)
+    kinds = {"photometric": photometric, "planarconfig": "contig", "extrasamples": extra}
+    tifffile.imwrite(tmp_path / "a.tif", stored, **kinds)
+    scale = {"uint8": 1, "uint16": 65535}[dtype]
+    for channels in (None, bands):
+        given = read_image(tmp_path / "a.tif", channels=channels).double() * scale
+        assert np.array_equal(given.round().permute(1, 2, 0).numpy(), stored)
+    header = read_header(tmp_path / "a.tif")
+    assert (header.bands, header.alpha) == (bands, alpha)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_orientation_turns_tiffs_beyond_pillow(tag: int, tifffile: Any, tmp_path: Path) -> None:
+    stored = np.repeat(upright_by_hand(LETTER, INVERSE[tag])[..., None].astype(np.uint16), 3, axis=2)
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", extratags=[(0x0112, "H", 1, tag, True)])
+    assert np.array_equal(read_image(tmp_path / "a.tif")[0].numpy() > 0, LETTER)
+    assert image_size(tmp_path / "a.tif") == LETTER.shape
+
+
+@pytest.mark.parametrize("compress", ["none", "lzw", "zstd"])
+def test_tiff_of_many_bands(compress: str, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed (extra: geo)")
+    bands = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)
+    shape = {"count": 5, "height": 4, "width": 3, "dtype": "uint8", "transform": rasterio.Affine.scale(2)}
+    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", compress=compress, **shape) as file:
+        file.write(bands)
+    assert np.array_equal(read_image(tmp_path / "a.tif", channels=5).numpy(), bands)
     assert image_size(tmp_path / "a.tif") == (4, 3)
 
 

@@ -68,6 +68,21 @@ def test_windows_of_a_tiff_hold_what_the_whole_holds(
         assert np.array_equal(images.as_tensor(window, channels=bands), whole[:, WINDOW[0], WINDOW[1]])
 
 
+def test_training_sees_the_colours_that_windows_see(tmp_path: Path) -> None:
+    values = pixels(3, "uint16") % 3000  # as sensors of 12 bits give
+    path = save_tiff(tmp_path / "image.tif", values, tiled=True, blockxsize=16, blockysize=16, photometric="rgb")
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4])
+        file.write_mask(True)
+    assert rasters.by_windows(path)
+    with rasters.opened(path, bands=3) as raster:
+        window = images.as_tensor(raster.read(*WINDOW), channels=3)
+    for channels in (3, None):
+        assert np.array_equal(images.read_image(path, channels=channels)[:, WINDOW[0], WINDOW[1]], window)
+    assert images.pages(path) == 1
+    assert images.read_header(path) == images.Header(SIZE, 1, bands=3, alpha=False)
+
+
 def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
     indices = pixels(1) % 4
     path = save_tiff(tmp_path / "image.tif", indices, photometric="palette")
@@ -124,9 +139,11 @@ def test_a_truncated_tiff_is_refused(kept: int, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:kept])
 
     def read() -> None:
-        if rasters.by_windows(path):
-            with rasters.opened(path) as raster:
-                raster.read(slice(0, 70), slice(0, 90))
+        if not rasters.by_windows(path):
+            images.read_image(path)
+            return
+        with rasters.opened(path) as raster:
+            raster.read(slice(0, 70), slice(0, 90))
 
     with pytest.raises(FullyconvError, match=r"SEG-D009.*image\.tif"):
         read()

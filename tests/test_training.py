@@ -33,7 +33,7 @@ from fullyconv.training import TrainingRun, checkpoints, train
 from fullyconv.training.folders import fingerprint_of, newest_run, opened
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
 from fullyconv.training.loop import Average, Pace
-from fullyconv.training.plan import Plan, architecture_of, crop_for, recipe_of, seconds_of, steps_of
+from fullyconv.training.plan import Plan, architecture_of, bands_of, crop_for, recipe_of, seconds_of, steps_of
 from fullyconv.training.recipes import CVPR15, RECIPES, Recipe, learning_rate_factor
 from fullyconv.transforms import Augmentation
 
@@ -232,6 +232,15 @@ def test_slow_validation_takes_at_most_a_quarter_of_a_budget():
     pace.keep_back(1000)
     assert pace.progress(0, elapsed=37.5) == 0.5
     assert pace.progress(0, elapsed=75) == 1
+
+
+def test_a_fourth_band_counts_unless_the_file_says_that_it_is_alpha(tmp_path):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed (group: dev)")
+    for extra in ("unassalpha", "unspecified"):
+        pixels, file = np.zeros((4, 3, 4), np.uint8), tmp_path / f"{extra}.tif"
+        tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=[extra])
+    found = [bands_of([Pair(name, tmp_path / f"{name}.tif", None)], None) for name in ("unassalpha", "unspecified")]
+    assert found == [(3,), (4,)]
 
 
 @pytest.mark.parametrize("bands", [1, 5])

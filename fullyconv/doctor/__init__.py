@@ -336,7 +336,7 @@ def _duplicates(dataset: Dataset, observations: Sequence[Observation]) -> Iterab
 
 def _mixed_channels(dataset: Dataset, observations: Sequence[Observation]) -> Iterable[Finding]:
     read = [one for one in observations if one.image is not None]
-    grey = [one for one in read if one.image and one.image.grey]
+    grey = [one for one in read if one.image and one.image.bands == 1]
     if 0 < len(grey) < len(read):
         rarer = grey if 2 * len(grey) <= len(read) else [one for one in read if one not in grey]
         where = _relative(dataset, rarer[0].pair.image)

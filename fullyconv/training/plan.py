@@ -286,9 +286,9 @@ def _peak(pairs: Sequence[Pair]) -> float:
 
 
 def _bands(pictures: Sequence[Path]) -> int:
-    """1 if all pictures are grey, 3 for colour with or without alpha, else the number of their bands."""
-    most = max(images.read_image(picture, channels=None).shape[0] for picture in pictures)
-    return 3 if most in (3, 4) else most
+    """The most that a picture has, without what its file says is alpha."""
+    headers = [images.read_header(picture) for picture in pictures]
+    return max(header.bands - header.alpha for header in headers)
 
 
 def _statistics(pairs: Sequence[Pair], bands: Sequence[int]) -> dict[str, list[float]]:
