@@ -1,6 +1,7 @@
 """Classifiers become segmenters: the conversion, its certificate, and the model folder."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +22,11 @@ from fullyconv.models.classifiers import in_bands_of, is_in_file, native_size, n
 from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import read_weights
 from fullyconv.prediction import Segmenter
-from fullyconv.surgery import DenseClassifier, NotConvertible, describe, transplant
+from fullyconv.surgery import DenseClassifier, NotConvertible, Transplant, describe, transplant
 from fullyconv.wording import counted
 
 EXACT = 1e-4  # of the largest logit: what a conversion may change
+_IDLE = re.compile(r"^(aux|AuxLogits)[^.]*\.|num_batches_tracked$")  # weights that only training reads
 
 # New classes and the classifier's own that each of them stands for.
 Origins = Mapping[str, Sequence[int]]
@@ -324,12 +326,29 @@ def _loaded(name: str, channels: int, pretrained: str) -> Classifier:
     if resized and not is_in_file(name):
         source = classifier(name, channels=channels, num_classes=len(weights.tensors[resized[-1]]))
         taken = transplant(source.network, weights.tensors)
-    if taken.missing:
-        raise FullyconvError(
-            "SEG-M005",
-            f"{pretrained} has no weights for {', '.join(taken.missing[:3])} of {name}; give the file of that network",
-        )
+    _refuse_misfit(taken, name, pretrained)
     return source
+
+
+def _refuse_misfit(taken: Transplant, name: str, file: str) -> None:
+    """Does nothing if a file holds the weights of a network, and no others.
+
+    Raises:
+        FullyconvError: SEG-M005 otherwise.
+    """
+    missing, foreign = ([key for key in names if not _IDLE.search(key)] for names in (taken.missing, taken.dropped))
+    if missing:
+        raise FullyconvError(
+            "SEG-M005", f"{file} has no weights for {_some(missing)} of {name}; give the file of that network"
+        )
+    if foreign:
+        raise FullyconvError(
+            "SEG-M005", f"{name} has no place for {_some(foreign)} of {file}; give the file of that network"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _converted(

@@ -280,8 +280,9 @@ FAULTS: dict[str, Fault] = {
         "Check the path; fetch a damaged file again; save a pickled network again as its state_dict.",
     ),
     "SEG-M005": Fault(
-        "The weights fit nothing",
-        "Weights are taken over by name and number of values; none of the file's fits the network's trunk.",
+        "The weights are of another network",
+        "Weights are taken over by name and number of values. None of the file's fits the network's trunk; or, of a "
+        "classifier to be converted, some are missing, or have no place in it as those of a deeper network have none.",
         "Choose the model whose trunk the file was made for.",
     ),
     "SEG-M006": Fault(

@@ -110,6 +110,27 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
         fullyconv.convert("test_convnext", classes=2, pretrained=str(tmp_path / "trained.safetensors"))
 
 
+def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
+    """A deeper network's file has all that a shallower one takes; what only training reads is no matter."""
+    state, file = classifier("test_resnet").network.state_dict(), tmp_path / "weights.safetensors"
+    extra = torch.zeros(2)
+    idle = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    save_file({**idle, "AuxLogits.fc.weight": extra, "aux1.fc.weight": extra.clone()}, file)
+    assert fullyconv.convert("test_resnet", classes=2, pretrained=str(file)).facts["certificate"]["relative"] < 1e-5
+    save_file({**state, "layer1.7.conv1.weight": extra}, file)
+    with pytest.raises(FullyconvError, match=r"SEG-M005 .*no place for layer1.7.conv1.weight of .*weights.safetensors"):
+        fullyconv.convert("test_resnet", classes=2, pretrained=str(file))
+
+
+def test_training_tells_what_of_a_file_has_no_place(tmp_path: Path, capfd) -> None:
+    data, file = squares(tmp_path / "data", train=2, val=1), tmp_path / "weights.safetensors"
+    save_file({**classifier("test_resnet").network.state_dict(), "layer1.7.conv1.weight": torch.zeros(2)}, file)
+    options = {"model": "fcn32s-test_resnet", "pretrained": str(file), "steps": 1, "batch": 2, "workers": 0}
+    fullyconv.train(data, out=tmp_path / "run", report=False, **options)
+    told = " ".join(capfd.readouterr().err.split())
+    assert all(name in told.partition("left out are")[2] for name in ("fc.weight", "fc.bias", "layer1.7.conv1.weight"))
+
+
 class Random(nn.Sequential):
     """Never says the same twice."""
 

@@ -483,11 +483,11 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         return network, "weights start at random; --pretrained hub or FILE starts from a classifier"
     files = weight_files(plan.pretrained)
     taken = start_from(network, *files)
-    new = (
-        f"; new are {', '.join(taken.missing[:3])}{', ...' if len(taken.missing) > 3 else ''}" if taken.missing else ""
-    )
     named = " and ".join(map(str, files))
-    return network, f"{len(taken.kept)} of {len(taken.kept) + len(taken.missing)} tensors start as in {named}{new}"
+    told = [f"{len(taken.kept)} of {len(taken.kept) + len(taken.missing)} tensors start as in {named}"]
+    told += [f"new are {_some(taken.missing)}"] if taken.missing else []
+    told += [f"left out are {_some(taken.dropped)}"] if taken.dropped else []
+    return network, "; ".join(told)
 
 
 def _refuse_uneven(plan: Plan, processes: int) -> None:
