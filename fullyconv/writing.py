@@ -38,7 +38,7 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
             _sync_folder(path.parent)
     except OSError as error:
-        if error.filename in (None, str(draft)):
+        if error.errno is not None and error.filename in (None, str(draft)):  # without a number it is not the system's
             error.filename = str(path)
         raise
     finally:
