@@ -226,16 +226,21 @@ def read_raw_mask(path: str | Path, *, colors: bool = False) -> Array:
 
     Returns:
         Integers `(H, W)`, or uint8 colours `(H, W, 3)`.
+
+    Raises:
+        FullyconvError: SEG-D009 if the file cannot be decoded, SEG-D010 for numbers above 255 in place of colours,
+            SEG-D011 for fractions or further bands, SEG-D024 if it takes a package that is not installed.
     """
     path = Path(path)
+    page = _page_by_gdal(path)
     if path.suffix.lower() == ".mat":
         raw = _read_mat(path)
+    elif page:
+        raw = _raw_bands(tiffs.read(path, page), path)
     else:
         with _opened(path) as image:
             raw = _raw_pixels(image, colors, path)
-    if colors and raw.ndim == 2:
-        return np.repeat(raw.astype(np.uint8)[..., None], 3, axis=2)
-    return raw
+    return _as_colors(raw, path) if colors and raw.ndim == 2 else raw
 
 
 def write_mask(path: str | Path, mask: Array | Tensor, labels: LabelSet) -> None:
@@ -310,7 +315,10 @@ def orientation(image: Image.Image) -> int:
 
 def palette_colors(path: str | Path) -> list[tuple[int, int, int]] | None:
     """The colours of a picture's palette in order of their index; None if it has none in colour."""
-    with _opened(Path(path)) as image:
+    path = Path(path)
+    if _page_by_gdal(path):
+        return None
+    with _opened(path) as image:
         if image.mode not in {"P", "PA"} or image.format == "GIF":
             return None
         palette = _palette(image)
@@ -396,6 +404,12 @@ def _page_bands(path: Path, page: Page, channels: int | None) -> Array:
         return _pixels(image, channels)
 
 
+def _page_by_gdal(path: Path) -> Page | None:
+    """The first page of a TIFF that is beyond Pillow; None for every other file."""
+    found = tiffs.pages(path)
+    return found[0] if found and found[0].by_gdal else None
+
+
 def _with_channels(bands: Array, channels: int, path: Path) -> Array:
     """Wide grey repeated to RGB or RGBA, alpha dropped; everything else has no honest conversion."""
     have = len(bands)
@@ -452,6 +466,27 @@ def _raw_pixels(image: Image.Image, colors: bool, path: Path) -> Array:
     if pixels.dtype.kind == "f":
         return _whole_numbers(pixels, path)
     return pixels // np.uint8(stretch) if stretch > 1 else pixels
+
+
+def _raw_bands(bands: Array, path: Path) -> Array:
+    """The numbers or colours that the bands `(C, H, W)` of a mask hold."""
+    if len(bands) == 1:
+        return _whole_numbers(bands[0], path) if bands.dtype.kind == "f" else bands[0]
+    if len(bands) in {3, 4} and bands.dtype == np.uint8:
+        return np.ascontiguousarray(np.moveaxis(bands[:3], 0, 2))
+    raise FullyconvError(
+        "SEG-D011", f"{path} has {len(bands)} bands of {bands.dtype}; a mask has one, or three of 8 bits for colours"
+    )
+
+
+def _as_colors(raw: Array, path: Path) -> Array:
+    """Greys as (v, v, v)."""
+    strange = raw[(raw < 0) | (raw > 255)]
+    if strange.size:
+        raise FullyconvError(
+            "SEG-D010", f"{path} holds the number {strange[0]}, but the classes are colours, of 0 ... 255 each"
+        )
+    return np.repeat(raw.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _whole_numbers(pixels: Array, path: Path) -> Array:

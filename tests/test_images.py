@@ -142,6 +142,27 @@ def test_mask_of_fractions_is_refused(tmp_path: Path) -> None:
         read_raw_mask(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64", "float64"])
+def test_mask_of_numbers_beyond_pillow(dtype: str, tifffile: Any, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", LETTER.astype(dtype))
+    assert np.array_equal(read_raw_mask(tmp_path / "a.tif"), LETTER)
+    assert np.array_equal(read_mask(tmp_path / "a.tif", BINARY).numpy(), LETTER)
+    assert palette_colors(tmp_path / "a.tif") is None
+
+
+def test_mask_of_many_bands_is_refused(tifffile: Any, tmp_path: Path) -> None:
+    bands = np.zeros((5, 4, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", bands, planarconfig="separate", photometric="minisblack")
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*a\.tif has 5 bands of uint8; a mask has one"):
+        read_raw_mask(tmp_path / "a.tif")
+
+
+def test_numbers_above_255_are_no_colours(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 256]], np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(FullyconvError, match=r"SEG-D010  .*a\.png holds the number 256, but the classes are colours"):
+        read_raw_mask(tmp_path / "a.png", colors=True)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_coloured_classes_are_read_from_every_mode(tmp_path: Path, mode: str) -> None:
     labels = LabelSet(("sky", "road"), table=(((0, 0, 255), 0), ((128, 64, 128), 1), ((0, 0, 0), 255)))
