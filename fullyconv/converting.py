@@ -1,6 +1,5 @@
 """Classifiers become segmenters: the conversion, its certificate, and the model folder."""
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from fullyconv.models.classifiers import in_bands_of, is_in_file, native_size, n
 from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import read_weights
 from fullyconv.prediction import Segmenter
-from fullyconv.surgery import DenseClassifier, NotConvertible, Transplant, describe, transplant
+from fullyconv.surgery import DenseClassifier, NotConvertible, Transplant, describe, transplant, twin
 from fullyconv.wording import counted
 
 EXACT = 1e-4  # of the largest logit: what a conversion may change
@@ -221,9 +220,7 @@ def convert(
 def _given(network: nn.Module, channels: int) -> Classifier:
     """A network that the caller has: by its name in timm if it is one of timm's, else by its graph."""
     known = str(settings_of(network).get("architecture", ""))
-    first = next((layer for layer in network.modules() if isinstance(layer, nn.Conv2d)), None)
-    if first is not None and first.in_channels != channels:
-        network = in_bands_of(copy.deepcopy(network), channels)  # the caller's own stays as it is
+    network = in_bands_of(twin(network), channels)  # the caller's own stays as it is
     is_timms = timm.is_model(known)
     name = known if is_timms else type(network).__name__
     return Classifier(name, network, native_size(network), own=not is_timms)

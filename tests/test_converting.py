@@ -226,6 +226,18 @@ def test_a_network_of_timms_that_one_has_is_known_by_its_name() -> None:
     assert next(layer for layer in network.modules() if isinstance(layer, nn.Conv2d)).in_channels == 3
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_a_network_that_one_has_stays_as_it_is(name: str) -> None:
+    network = timm.create_model(name, num_classes=5).train()
+    network.get_submodule("head" if name == "test_vit" else "fc").eval()
+    before = {key: (type(layer), layer.training) for key, layer in network.named_modules()}
+    tensors = {tensor.data_ptr() for tensor in network.parameters()}
+    segmenter = fullyconv.convert(network, classes=2, stride=16)
+    assert {key: (type(layer), layer.training) for key, layer in network.named_modules()} == before
+    assert network(torch.rand(2, 3, 160, 160)).shape == (2, 5)
+    assert len(tensors & {tensor.data_ptr() for tensor in segmenter.model.parameters()}) >= len(tensors) - 3
+
+
 def test_images_are_normalised_as_is_said(file: Path) -> None:
     segmenter = fullyconv.convert(f"{file}:make", classes=2, size=24, mean=(0, 0, 0), std=(1, 1, 1))
     assert segmenter.model.mean.flatten().tolist() == [0, 0, 0]

@@ -50,7 +50,8 @@ class DenseTransformer(nn.Module):
     """A vision transformer that scores each of its patches: a map of class scores for an image of any size.
 
     Args:
-        classifier: One of timm's that pools its tokens by average or by a class token, and ends in a linear head.
+        classifier: One of timm's that pools its tokens by average or by a class token, and ends in a linear head; is
+            changed: it gives its head away, and takes any size.
         size: Height and width of the images that it classifies.
         channels: Bands of its images.
 

@@ -9,6 +9,7 @@ from fullyconv.surgery.layers import (
     conv_to_linear,
     linear_to_conv,
     transplant,
+    twin,
     with_bands,
 )
 from fullyconv.surgery.tracing import Call, Trace, blueprint, place_on, trace
@@ -29,5 +30,6 @@ __all__ = [
     "place_on",
     "trace",
     "transplant",
+    "twin",
     "with_bands",
 ]

@@ -3,9 +3,7 @@
 Source: Long, Shelhamer and Darrell 2015, section 3.1.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
-from itertools import chain
 
 from torch import Tensor, fx, nn
 
@@ -18,6 +16,7 @@ from fullyconv.surgery.graphs import (
     traced,
 )
 from fullyconv.surgery.head import Head, leave_out_idle_pools, score_layer_of
+from fullyconv.surgery.layers import twin
 from fullyconv.surgery.taps import taps_of
 
 
@@ -84,8 +83,7 @@ class DenseClassifier(nn.Module):
         Raises:
             NotConvertible: If there is no map of a wanted stride.
         """
-        shared = {id(tensor): tensor for tensor in chain(self.network.parameters(), self.network.buffers())}
-        network = copy.deepcopy(self.network, shared)
+        network = twin(self.network)
         for name in self.covering:
             conv = network.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)

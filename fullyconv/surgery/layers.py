@@ -1,11 +1,16 @@
 """Layers and weights: linear as convolution and back, weights moved from net to net, kernels for other bands."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def linear_to_conv(linear: nn.Linear, kernel_size: tuple[int, int] = (1, 1)) -> nn.Conv2d:
@@ -42,6 +47,12 @@ def conv_to_linear(conv: nn.Conv2d) -> nn.Linear:
         if conv.bias is not None:
             linear.bias.copy_(conv.bias)
     return linear
+
+
+def twin(network: _Network) -> _Network:
+    """The same network over the same tensors, in layers of its own: what is done to these is not done to the given."""
+    shared = {id(tensor): tensor for tensor in chain(network.parameters(), network.buffers())}
+    return copy.deepcopy(network, shared)
 
 
 @dataclass(frozen=True)
