@@ -21,6 +21,7 @@ from fullyconv.labels import LabelSet
 Array = np.ndarray[Any, Any]
 BINARY = LabelSet(("background", "crack"))
 PATCH = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
+HELD_OUT = ("train", "val", "holdout", "trainaug")
 
 
 def photo(seed: int, height: int = 2, width: int = 3) -> Array:
@@ -180,7 +181,7 @@ def test_mask_that_lost_its_turn_is_an_error_and_mended(tmp_path: Path) -> None:
     assert "Orientation 6" in only(examine(dataset).errors, "SEG-D008").message
     write_cleaned(dataset, tmp_path / "clean")
     clean = open_dataset(tmp_path / "clean")
-    (pair,) = [pair for pairs in clean.splits.values() for pair in pairs if pair.name == "001"]
+    (pair,) = [pair for pairs in clean.splits.values() for pair in pairs if pair.image.stem == "001"]
     assert pair.mask is not None
     assert examine(clean).errors == ()
     assert np.array_equal(read_image(pair.image)[0].numpy() > 100, read_mask(pair.mask, clean.labels).numpy() == 1)
@@ -378,9 +379,25 @@ def test_copy_keeps_splits_and_repeats_no_pair(tmp_path: Path) -> None:
     write_cleaned(replace(dataset, splits={**dataset.splits, "trainval": every}), tmp_path / "clean")
     copied = open_dataset(tmp_path / "clean")
     assert {split: [pair.name for pair in pairs] for split, pairs in copied.splits.items()} == {
-        "train": ["000", "001", "002"],
-        "val": ["003"],
+        "train": ["images/train/000", "images/train/001", "images/train/002"],
+        "val": ["images/val/003"],
     }
+
+
+def test_copy_keeps_what_is_held_out_and_folders_of_any_name(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / "data" / "a" / "images" / f"{number}.png", photo(number))
+        save(tmp_path / "data" / "a" / "masks" / f"{number}.png", PATCH)
+    rows = [f"a/images/{number}.png,a/masks/{number}.png,{split}" for number, split in enumerate(HELD_OUT)]
+    (tmp_path / "data" / "list.csv").write_text("\n".join(["image,mask,split", *rows]))
+    found = check(str(tmp_path / "data" / "list.csv"), fix=tmp_path / "clean")
+    assert (found.errors, found.splits) == ((), dict.fromkeys(HELD_OUT, 1))
+    copied = open_dataset(tmp_path / "clean")
+    for number, split in enumerate(HELD_OUT):
+        (pair,) = copied.pairs(split)
+        assert pair.mask is not None
+        assert np.array_equal(read_image(pair.image).permute(1, 2, 0).numpy(), photo(number))
+        assert np.array_equal(read_mask(pair.mask, copied.labels).numpy(), PATCH)
 
 
 def test_examination_in_json_has_the_promised_keys(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def check(data: str, *, fix: Path | None = None) -> Examination:
     Args:
         data: A folder whose layout is recognised, LAYOUT:PATH, or a manifest.
         fix: Write a cleaned copy to this new folder: masks as index PNGs with their classes in classes.json, images
-            linked where the disk allows it. Pairs beyond mending are left out.
+            linked where the disk allows it, pairs and splits in manifest.csv. Pairs beyond mending are left out.
 
     Returns:
         What was found; with `fix`, what was found in the copy.
@@ -44,7 +44,7 @@ def check(data: str, *, fix: Path | None = None) -> Examination:
     if fix is None:
         return examine(dataset, splits=splits_once(dataset), limit=CHECK_LIMIT)
     notes = write_cleaned(dataset, fix)
-    copy = open_dataset(f"{'manifest' if (fix / 'manifest.csv').exists() else 'folder'}:{fix}")
+    copy = open_dataset(f"manifest:{fix}")
     return examine(copy, splits=splits_once(copy), limit=CHECK_LIMIT).with_notes(*notes)
 
 

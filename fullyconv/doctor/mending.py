@@ -29,9 +29,10 @@ SMALL_SHARE = 0.2
 
 
 def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
-    """Write the pairs that can be used to a new folder: images/SPLIT/, masks/SPLIT/ and classes.json.
+    """Write the pairs that can be used to a new folder: images/SPLIT/, masks/SPLIT/, classes.json and manifest.csv.
 
-    Further pictures of a scene come to more1/SPLIT/, more2/SPLIT/, ..., and manifest.csv lists which belong together.
+    Further pictures of a scene come to more1/SPLIT/, more2/SPLIT/, ... What belongs together, and to which split, is
+    read from the manifest: names alone would not tell a split of any name, nor a name that holds folders.
 
     Values that no class stands for become the nearest class where smoothing made them, else ignored; masks of 0 and 255
     become background and foreground; masks that lost their image's EXIF turn are turned.
@@ -52,8 +53,7 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
     try:
         usable = [_write_pair(one, labels, partial) for one in observations]
         kept = list(compress(observations, usable))
-        if any(one.pair.more for one in kept):
-            _write_manifest(kept, partial)
+        _write_manifest(kept, partial)
         plain = LabelSet(labels.names, labels.colors, ignore_index=labels.ignore_index)
         (partial / "classes.json").write_text(json.dumps(plain.to_dict(), indent=1))
         if out.exists():
