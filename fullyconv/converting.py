@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fullyconv import artefact
-from fullyconv.arguments import Count, bounded
+from fullyconv.arguments import Count, Within, bounded
 from fullyconv.datasets.classes import read_json, read_labels
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import MOST_CLASSES, LabelSet
@@ -32,10 +32,11 @@ Origins = Mapping[str, Sequence[int]]
 
 
 Stride = Literal[4, 8, 16, 32]
+Divisors = Annotated[Sequence[float], Within(above=0)]
 
 
 def _shown(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def convert_classifier(
     size: Count | None = None,
     channels: Count = 3,
     mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    std: Divisors | None = None,
     upscore: Upscoring = "fixed",
 ) -> Converted:
     """Turn a trained classifier into a segmenter, and prove that its scores are the classifier's.
@@ -186,7 +187,7 @@ def convert(
     size: int | tuple[int, int] | None = None,
     channels: Count = 3,
     mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    std: Divisors | None = None,
     upscore: Upscoring = "fixed",
 ) -> Segmenter:
     """A trained classifier as a segmenter; `facts["certificate"]` says what the conversion changed.
@@ -238,7 +239,14 @@ def _as_said(
     for key, values in given.items():
         if len(values) != channels:
             raise FullyconvError("SEG-U004", f"--{key} must have {counted(channels, 'number')}, got {len(values)}")
-    statistics = (dict(source.statistics) if channels == 3 else {}) | given
+    if not all(0 <= value <= 1 for value in given.get("mean", ())):
+        raise FullyconvError(
+            "SEG-U004",
+            f"--mean must be from 0 to 1, as images are, got {_shown(given['mean'])}; of numbers from 0 to 255, divide "
+            "by 255, --std too",
+        )
+    own = {key: values for key, values in source.statistics.items() if len(values) == channels}
+    statistics = own | given
     if size is not None:
         source = replace(source, size=(size, size) if isinstance(size, int) else size)
     return source, statistics

@@ -245,6 +245,27 @@ def test_images_are_normalised_as_is_said(file: Path) -> None:
         fullyconv.convert(f"{file}:make", classes=2, size=24, stride=7)
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"std": (0, 1, 1)}, "--std must be above 0, got"),
+        ({"std": (float("inf"), 1, 1)}, "--std must be above 0, got"),
+        ({"mean": (float("nan"), 0, 0)}, r"--mean must be from 0 to 1, .* divide by 255"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, r"from 0 to 1, .*123.7, .* divide by 255"),
+    ],
+)
+def test_statistics_of_other_images_are_refused(given: dict[str, tuple[float, ...]], told: str, file: Path) -> None:
+    with pytest.raises(FullyconvError, match=f"SEG-U004 .*{told}"):
+        fullyconv.convert(f"{file}:make", classes=2, size=24, **given)
+
+
+def test_a_classifier_of_grey_images_keeps_their_statistics() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, 8, 1), nn.Flatten(), nn.Linear(4, 3))
+    network.default_cfg = {"mean": (0.13,), "std": (0.31,), "input_size": (1, 8, 8)}
+    model = fullyconv.convert(network, classes=2, stride=8, channels=1).model
+    assert (float(model.mean), float(model.std)) == pytest.approx((0.13, 0.31))
+
+
 def test_a_folder_cannot_name_a_file_to_run(file: Path, tmp_path: Path) -> None:
     assert main(["convert", f"{file}:make", "--classes", "2", "--size", "24", "--out", str(tmp_path / "model")]) == 0
     config = tmp_path / "model" / "config.json"
