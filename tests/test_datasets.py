@@ -338,7 +338,15 @@ def test_folder_pairs_by_name(tmp_path: Path, image: str, mask: str) -> None:
         ("{0}/{1}.jpg", "{0}annot/{1}.png"),
     ],
 )
-@pytest.mark.parametrize("words", [("train", "val", "test"), ("Training", "validation", "testing")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "val", "test"),
+        ("Training", "validation", "testing"),
+        ("train2017", "val2017", "test2017"),
+        ("Trainset", "valset1", "test1"),
+    ],
+)
 def test_folder_finds_splits_in_either_order(
     tmp_path: Path, image: str, mask: str, words: tuple[str, str, str]
 ) -> None:

@@ -161,6 +161,12 @@ def _role(words: Sequence[str]) -> tuple[Role | None, str]:
     return ("image", "") if IMAGE_WORDS.intersection(words) else (None, "")
 
 
+def _split(words: Sequence[str]) -> str | None:
+    """The split that one of the words names, such as train, valset or COCO's val2017."""
+    plain = (word.rstrip("0123456789").removesuffix("set") for word in words)
+    return next((SPLIT_WORDS[word] for word in plain if word in SPLIT_WORDS), None)
+
+
 def _look(path: Path) -> Found:
     """A picture with what its folders say, the deepest that says something first, and what its own name says."""
     role: Role | None = None
@@ -170,7 +176,7 @@ def _look(path: Path) -> Found:
     for part in reversed(path.parts[:-1]):
         words = _words(part)
         folder_role, folder_kind = _role(words)
-        split = split or next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), None)
+        split = split or _split(words)
         if folder_role is None:
             group.insert(0, part)
             continue
