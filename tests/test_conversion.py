@@ -11,6 +11,7 @@ from timm.layers import RmsNorm2d
 from torch import nn
 
 from fullyconv.errors import FullyconvError
+from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD
 from fullyconv.models import classifier, create, dense_form, fcn_over
 from fullyconv.surgery import NotConvertible, build, convolutionalize, describe, trace
 
@@ -57,6 +58,23 @@ def test_torchvisions_networks_slide(name: str) -> None:
     torch.manual_seed(0)
     source = classifier(f"torchvision:{name}")
     assert relative_difference(source.network, convolutionalize(source.network, (96, 64)), (96, 64)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_torchvisions_inceptions_see_images_as_their_weights_do(name: str) -> None:
+    with torch.device("meta"):
+        source = classifier(f"torchvision:{name}")
+        theirs = torchvision.models.get_model(name, init_weights=False, transform_input=True)
+    image = torch.rand(1, 3, 8, 8)
+    (mean, std), (ours, ours_std) = (
+        [torch.tensor(values[key]).view(1, 3, 1, 1) for key in ("mean", "std")]
+        for values in ({"mean": IMAGENET_MEAN, "std": IMAGENET_STD}, source.statistics)
+    )
+    assert torch.allclose((image - ours) / ours_std, theirs._transform_input((image - mean) / std), atol=1e-5)
+
+
+def test_a_network_by_name_sees_images_as_its_classifier_does() -> None:
+    assert create("fcn32s-torchvision:googlenet", 2).mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
 
 def test_a_cell_says_of_the_image_what_the_classifier_says_of_its_patch() -> None:

@@ -158,6 +158,8 @@ def create(
         )
     except NotConvertible as error:
         raise not_convertible(source, error) from error
+    if trunk_name.startswith("torchvision:") and channels == 3:  # of timm's networks, ImageNet's stand for all
+        settings |= {key: settings[key] or values for key, values in source.statistics.items()}
     placed = in_geometry(trunk, geometry) if trunk_name in CLASSICS else trunk
     return fcn_over(placed, num_classes, geometry=geometry, **settings)
 

@@ -21,6 +21,9 @@ from fullyconv.surgery import NotConvertible, transplant, with_bands
 
 SIZE = (224, 224)  # of the images that a classifier is for, where it does not say
 HUBS = ("hf-hub:", "local-dir:")
+# Of torchvision: their weights are for images less 0.5, divided by 0.5. They come to that from ImageNet's statistics band
+# by band (`transform_input`), which leaves no map to follow; to divide so at once is the same.
+INCEPTIONS = ("googlenet", "inception_v3")
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,16 @@ def _torchvisions(name: str, pretrained: bool, num_classes: int | None) -> nn.Mo
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["resnet18"]
         raise FullyconvError("SEG-M001", f"torchvision has no classifier {name!r}; the nearest are {', '.join(near)}")
-    # Without weights, these two would be initialised by a method that takes minutes, and say so.
-    options: dict[str, Any] = {} if pretrained or name not in ("googlenet", "inception_v3") else {"init_weights": False}
-    options |= {} if num_classes is None else {"num_classes": num_classes}
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if name in INCEPTIONS:
+        # Without weights, they would be initialised by a method that takes minutes, and say so.
+        options |= {"transform_input": False} | ({} if pretrained else {"init_weights": False})
     try:
         network: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     except (OSError, RuntimeError) as error:
         raise unreachable(name, error) from error
+    if name in INCEPTIONS:
+        network.default_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # type: ignore[assignment]
     return network
 
 
