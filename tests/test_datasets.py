@@ -157,6 +157,13 @@ def test_own_classes_beside_camvid_folders_are_kept(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).labels.names == ("ground", "road", "car")
 
 
+def test_masks_of_ones_own_in_cls_keep_their_own_classes(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "img/{}.jpg", "cls/{}.png", "abc")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, len(dataset.labels)) == ("folder", 3)
+    assert files(dataset)["img/a.jpg"] == "cls/a.png"
+
+
 def test_sbd_reads_mat_files(tmp_path: Path) -> None:
     from scipy.io import savemat
 
@@ -504,13 +511,11 @@ def test_another_folder_moves_no_pair_to_another_split(tmp_path: Path) -> None:
     assert {image for image in after if "north" in image.parts} == before
 
 
-@pytest.mark.parametrize(
-    ("image", "mask"), [("JPEGImages", "SegmentationClass"), ("img", "cls"), ("train", "trainannot")]
-)
+@pytest.mark.parametrize(("image", "mask"), [("JPEGImages", "SegmentationClass"), ("train", "trainannot")])
 def test_known_layout_without_val_takes_it_from_train(tmp_path: Path, image: str, mask: str) -> None:
     save_pairs(tmp_path, f"{image}/{{}}.png", f"{mask}/{{}}.png")
     dataset = open_dataset(tmp_path)
-    assert dataset.layout in {"voc", "sbd", "camvid"}
+    assert dataset.layout in {"voc", "camvid"}
     assert len(dataset.pairs("train")) + len(dataset.pairs("val")) == 5
     assert "there is no val split" in dataset.notes[-1]
 

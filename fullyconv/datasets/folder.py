@@ -49,6 +49,7 @@ MASK_WORDS = {
     "groundtruth": "truth",
     "target": "target",
     "targets": "target",
+    "cls": "segmentation",
     "seg": "segmentation",
     "segmentation": "segmentation",
     "segmentations": "segmentation",

@@ -10,10 +10,10 @@ from fullyconv.errors import FullyconvError
 
 
 def recognise(root: Path) -> bool:
-    """Whether the folder, its dataset/ or its benchmark_RELEASE/dataset/ holds img/ and cls/, and no classes of the
-    user's own."""
+    """Whether the folder, its dataset/ or its benchmark_RELEASE/dataset/ holds img/, and cls/ with .mat files, and no
+    classes of the user's own."""
     home = _home(root)
-    return home is not None and find_classes_file([root, home]) is None
+    return home is not None and any((home / "cls").glob("*.mat")) and find_classes_file([root, home]) is None
 
 
 def read(root: Path, *, voc: str | None = None) -> Dataset:
