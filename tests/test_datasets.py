@@ -449,6 +449,12 @@ def test_folder_takes_templates_for_further_pictures(tmp_path: Path, more: str) 
     assert open_dataset(f"folder:{tmp_path}?{images}&{masks}").pairs("val")[0].more == ()
 
 
+def test_folder_takes_templates_to_the_letter(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "rgb+d/{}.png", "50%25 = half/{}.png", "ab")
+    dataset = open_dataset(f"folder:{tmp_path}?images=rgb+d/{{name}}.png&masks=50%25 = half/{{name}}.png")
+    assert files(dataset)["rgb+d/a.png"] == "50%25 = half/a.png"
+
+
 @pytest.mark.parametrize("query", ["images=a.jpg&masks={name}.png", "images={name}.jpg", "more=depth/{name}.png"])
 def test_folder_refuses_half_a_template(tmp_path: Path, query: str) -> None:
     with pytest.raises(FullyconvError, match=r"SEG-D003 .*template"):

@@ -1,10 +1,10 @@
 """Data sets on disk: one small file per layout, and the one door that opens them all."""
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs
 
 from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, nyud, pascal_context, sbd, siftflow, voc
 from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest, with_val
@@ -101,7 +101,11 @@ def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:
     path, _, query = rest.partition("?")
     if not query or Path(rest).exists():
         return name, Path(rest), {}
-    return name, Path(path), {option: ";".join(values) for option, values in parse_qs(query, True).items()}
+    values: dict[str, list[str]] = defaultdict(list)
+    for part in query.split("&"):  # to the letter: file names may hold + and %
+        option, _, value = part.partition("=")
+        values[option].append(value)
+    return name, Path(path), {option: ";".join(given) for option, given in values.items()}
 
 
 def _missing(path: Path) -> FullyconvError:
