@@ -21,8 +21,8 @@ from fullyconv.surgery import NotConvertible, transplant, with_bands
 
 SIZE = (224, 224)  # of the images that a classifier is for, where it does not say
 HUBS = ("hf-hub:", "local-dir:")
-# Of torchvision: their weights are for images less 0.5, divided by 0.5. They come to that from ImageNet's statistics band
-# by band (`transform_input`), which leaves no map to follow; to divide so at once is the same.
+# Of torchvision: their weights are for images less 0.5, divided by 0.5. Its `transform_input` gets there from the
+# statistics of ImageNet, band by band, which leaves no map to follow; to divide so at once is the same.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
