@@ -105,11 +105,17 @@ def load(folder: Path) -> tuple[FCN, LabelSet, dict[str, Any]]:
     """The model of a model folder, or of a run folder's best, with its labels and its whole `config.json`.
 
     Raises:
-        FullyconvError: SEG-M010 if there is no model folder, SEG-M011 if a file is damaged or does not fit.
+        FullyconvError: SEG-M010 if there is no model folder, SEG-M011 if a file is damaged, does not fit, or is of a
+            later format.
     """
     place = place_of(folder)
     try:
         config: dict[str, Any] = json.loads((place / CONFIG).read_text(encoding="utf-8"))
+        if config["format"] > FORMAT:
+            raise FullyconvError(
+                "SEG-M011",
+                f"{place} has format {config['format']}, and this version reads format {FORMAT}; update fullyconv",
+            )
         labels = LabelSet.from_dict(config["labels"])
         model = create(**{**config["architecture"], "pretrained": False})
     except (FullyconvError, OSError):

@@ -1,7 +1,7 @@
 """Classifiers become segmenters: the conversion, its certificate, and the model folder."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,7 +184,7 @@ def convert(
     classes: int | str | Path | Sequence[str] | Mapping[str, int | Sequence[int]],
     stride: Stride | None = None,
     pretrained: str = "hub",
-    size: int | tuple[int, int] | None = None,
+    size: Count | tuple[Count, Count] | None = None,
     channels: Count = 3,
     mean: Sequence[float] | None = None,
     std: Divisors | None = None,
@@ -212,9 +212,9 @@ def convert(
     if isinstance(classes, int | str | Path):
         labels, origins = _classes(str(classes))
     elif isinstance(classes, Mapping):
-        labels, origins = LabelSet(tuple(classes)), _checked(classes, "classes")
+        labels, origins = _named(classes), _checked(classes, "classes")
     else:
-        labels, origins = LabelSet(tuple(classes)), None
+        labels, origins = _named(classes), None
     return _converted(source, labels, origins, stride, channels, upscore, statistics)[0]
 
 
@@ -250,6 +250,20 @@ def _as_said(
     if size is not None:
         source = replace(source, size=(size, size) if isinstance(size, int) else size)
     return source, statistics
+
+
+def _named(names: Iterable[str]) -> LabelSet:
+    """Classes of these names.
+
+    Raises:
+        FullyconvError: SEG-M006 if there are none, or two have one name.
+    """
+    try:
+        return LabelSet(tuple(names))
+    except FullyconvError:
+        raise
+    except ValueError as error:
+        raise FullyconvError("SEG-M006", f"classes: {error}; name each class once") from error
 
 
 def _classes(text: str) -> tuple[LabelSet, Origins | None]:

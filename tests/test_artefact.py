@@ -76,6 +76,21 @@ def test_a_folder_from_elsewhere_runs_nothing(
     assert not Path("sprung").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b'"format": 1', b'"format": 2', "format 2, .* format 1; update fullyconv"),
+        (b"Conv2d", b"Evil", "Evil is no layer of torch.nn"),
+        (b"class 1", b"class 0", "occur twice: class 0"),
+        (b"class 1", b"class \xff", "config.json is damaged .*utf-8"),
+    ],
+)
+def test_what_load_cannot_read_is_said(old: bytes, new: bytes, told: str, folder: Path) -> None:
+    (folder / "config.json").write_bytes((folder / "config.json").read_bytes().replace(old, new))
+    with pytest.raises(FullyconvError, match=f"SEG-M011 .*{told}"):
+        fullyconv.load(folder)
+
+
 def test_a_folder_from_elsewhere_names_layers_by_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f'body.0", {CODE}), getattr(self.body, "0'
     text = (folder / "config.json").read_text().replace('"body.0"', json.dumps(name))

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -257,6 +258,21 @@ def test_images_are_normalised_as_is_said(file: Path) -> None:
 def test_statistics_of_other_images_are_refused(given: dict[str, tuple[float, ...]], told: str, file: Path) -> None:
     with pytest.raises(FullyconvError, match=f"SEG-U004 .*{told}"):
         fullyconv.convert(f"{file}:make", classes=2, size=24, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"classes": []}, "SEG-M006  classes: .*at least one"),
+        ({"classes": {}}, "SEG-M006  classes: .*at least one"),
+        ({"classes": ["road", "sky", "road"]}, "SEG-M006  classes: .*occur twice: road"),
+        ({"classes": 2, "size": -1}, "SEG-U004  --size must be at least 1, got -1"),
+        ({"classes": 2, "size": (24, 0)}, "SEG-U004  --size must be at least 1, got 24,0"),
+    ],
+)
+def test_classes_and_sizes_that_cannot_be_are_refused(given: dict[str, Any], told: str, file: Path) -> None:
+    with pytest.raises(FullyconvError, match=told):
+        fullyconv.convert(f"{file}:make", **{"size": 24, **given})
 
 
 def test_a_classifier_of_grey_images_keeps_their_statistics() -> None:

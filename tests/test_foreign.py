@@ -125,6 +125,12 @@ def test_what_is_no_segformer_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     save_file(held, weights, metadata={"format": "pt"})
     with pytest.raises(FullyconvError, match=r"SEG-M023 .*no segmentation network: it lacks decode_head.classifier.w"):
         fullyconv.import_weights(tmp_path / "theirs", as_="hf:segformer", **options)
+    weights.write_bytes(b"no weights")
+    with pytest.raises(FullyconvError, match=r"SEG-M023 .*is no segformer that transformers can read"):
+        fullyconv.import_weights(tmp_path / "theirs", as_="hf:segformer", **options)
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(FullyconvError, match=r"SEG-M023 .*there is no .*model.safetensors; .*safe_serialization=True"):
+        fullyconv.import_weights(tmp_path / "theirs", as_="hf:segformer", **options)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(FullyconvError, match=r"SEG-M052.*pip install 'fullyconv\[hf\]'"):
         create("hf:segformer", 2)

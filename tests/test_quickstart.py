@@ -95,6 +95,11 @@ def test_quickstart_writes_pictures_and_report(tmp_path: Path) -> None:
     assert "FCN-16s" in str(result)
 
 
+def test_quickstart_refuses_a_seed_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(FullyconvError, match=r"SEG-U004  --seed must be at least 0, got -1"):
+        quickstart.quickstart(out=tmp_path / "out", seed=-1)
+
+
 def test_quickstart_refuses_a_folder_that_exists(tmp_path: Path) -> None:
     with pytest.raises(FullyconvError, match=r"SEG-U008 .*--out"):
         quickstart.run(tmp_path, 0, LITTLE)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fullyconv import converting, drawing, metrics
+from fullyconv.arguments import Within, bounded
 from fullyconv.datasets import digits
 from fullyconv.errors import FullyconvError
 from fullyconv.kernels import upsample, upsample_cross_entropy
@@ -131,7 +132,8 @@ def _block(channels: int, wider: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.MaxPool2d(2), nn.BatchNorm2d(wider), nn.ReLU(inplace=True))
 
 
-def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> Quickstart:
+@bounded
+def quickstart(*, out: Path = Path("quickstart"), seed: Annotated[int, Within(least=0)] = 0) -> Quickstart:
     """Turn a digit classifier into FCN-32s, 16s and 8s, and draw what they see; takes a minute or two.
 
     Needs neither data nor a network connection: the digits come with scikit-learn.

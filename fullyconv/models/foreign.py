@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torchvision
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fullyconv.errors import FullyconvError
@@ -189,10 +190,22 @@ def read_checkpoint(folder: Path, kind: str) -> Checkpoint:
             f"{folder} holds no config.json of a {kind}, but of {told.get('model_type', 'another program')}; give the "
             "folder that transformers saved it in, and --as hf: and its model_type",
         )
+    if not (folder / "model.safetensors").is_file():
+        raise FullyconvError(
+            "SEG-M023",
+            f"there is no {folder / 'model.safetensors'}; pickled weights are never read: save the network again by "
+            "network.save_pretrained(FOLDER, safe_serialization=True)",
+        )
     toolkit.utils.logging.disable_progress_bar()
-    network, found = toolkit.AutoModelForSemanticSegmentation.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
+    try:
+        network, found = toolkit.AutoModelForSemanticSegmentation.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise FullyconvError(
+            "SEG-M023", f"{folder} is no {kind} that transformers can read ({reason}); save it again"
+        ) from error
     if found["missing_keys"]:
         raise FullyconvError(
             "SEG-M023", f"{folder} holds no segmentation network: it lacks {sorted(found['missing_keys'])[0]}"
