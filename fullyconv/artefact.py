@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -84,10 +85,20 @@ def save(
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes a new .safetensors file, with the permissions of any new file: the library's own are the owner's alone."""
+    """Writes a new .safetensors file, with the permissions of any new file: the library's own are the owner's alone.
+
+    Raises:
+        OSError: Naming the file, if the system refuses it, as for a full disk.
+    """
     file.touch()
     mode = file.stat().st_mode
-    save_file(tensors, file, metadata=metadata)
+    try:
+        save_file(tensors, file, metadata=metadata)
+    except SafetensorError as fault:
+        told = re.search(r"I/O error: (.+) \(os error (\d+)\)", str(fault))
+        if not told:
+            raise
+        raise OSError(int(told[2]), told[1], str(file)) from fault
     file.chmod(mode)
 
 

@@ -1,7 +1,9 @@
 """The model folder as files."""
 
+import errno
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,17 @@ def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path: Path) -> 
     finally:
         os.umask(before)
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the system refuses what goes beyond, as a full disk
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/model\.safetensors'") as held:
+            write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert held.value.errno == errno.EFBIG
 
 
 class Scaled(nn.Module):

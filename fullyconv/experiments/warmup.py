@@ -8,10 +8,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fullyconv import images
+from fullyconv.artefact import write_tensors
 from fullyconv.datasets import Dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.experiments.workbench import Workbench
@@ -79,7 +79,7 @@ def train_classifier(bench: Workbench, dataset: Dataset, file: Path) -> dict[str
     crops = Crops(dataset, "train", bench.settings.seed, bands=bands)
     steps = _fit(net, head, crops, SHARE * 60 * bench.settings.minutes)
     accuracy = _accuracy(net, head, Crops(dataset, "val", bench.settings.seed, bands=bands, side=crops.side))
-    save_file({f"trunk.{name}": tensor.contiguous() for name, tensor in net.trunk.state_dict().items()}, file)
+    write_tensors(file, {f"trunk.{name}": tensor.contiguous() for name, tensor in net.trunk.state_dict().items()})
     bench.say(f"{accuracy:.0%} of unseen crops are right after {_steps(steps)}")
     return {"crop": crops.side, "steps": steps, "accuracy": accuracy}
 
