@@ -330,8 +330,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M011": Fault(
         "Damaged model folder",
-        "config.json or model.safetensors is truncated, altered, or of another network.",
-        "Copy the folder again from where it was made.",
+        "config.json or model.safetensors is truncated, altered, of another network, or of a later version's format.",
+        "Copy the folder again from where it was made, or update fullyconv where the message says so.",
     ),
     "SEG-M030": Fault(
         "The network cannot be made dense",
@@ -383,7 +383,7 @@ FAULTS: dict[str, Fault] = {
     "SEG-P003": Fault(
         "The masks exist already",
         "Predictions never overwrite files.",
-        "Choose another --out, remove the old masks, or give --resume to predict only the images that have none.",
+        "Choose another --out, or remove the old masks.",
     ),
     "SEG-P004": Fault(
         "A tile that does not fit the network",
@@ -407,11 +407,10 @@ FAULTS: dict[str, Fault] = {
         "Free some space and repeat the command, which goes on where it stopped; or choose another --out.",
     ),
     "SEG-P008": Fault(
-        "The unfinished label map is of another image, model, precision or tile",
-        "NAME.tif.part holds the rows that a stopped command finished. To go on with another model, precision, tile or "
-        "image would give one map of two predictions.",
-        "Give the same model, image, --precision and --tile again; or remove the .part and .part.json files to begin "
-        "anew.",
+        "What is unfinished is of another image, model, precision or tile",
+        "A command that was stopped goes on when it is given again. To go on with another model, precision, tile or "
+        "image would give one folder of two predictions.",
+        "Give the same model, images, --precision and --tile again, or choose another --out.",
     ),
     "SEG-P009": Fault(
         "Some of the images could not be read",

@@ -13,7 +13,7 @@ from fullyconv import artefact
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
-from fullyconv.prediction import Segmentation, Segmenter, load, predict_files
+from fullyconv.prediction import Segmentation, Segmenter, files, load, predict_files
 from fullyconv.prediction.batches import alike
 from fullyconv.prediction.tiles import tiled_scores, whole_scores
 
@@ -222,13 +222,53 @@ def test_what_was_stopped_is_gone_on_with(segmenter, tmp_path, monkeypatch):
         return predict(self, image, **options)
 
     monkeypatch.setattr(Segmenter, "__call__", stopping)
-    with pytest.raises(KeyboardInterrupt, match="stopped after 1 of 3 images; --resume"):
+    with pytest.raises(KeyboardInterrupt, match="stopped after 1 of 3 images; the same"):
         predict_files(segmenter, given, out=out)
     (out / "b.png").touch()  # killed between the mask and its overlay
-    outputs = predict_files(segmenter, given, out=out, resume=True).outputs
-    assert seen == ["a", "b", "b", "c"]
-    assert [Path(output["mask"]).name for output in outputs] == ["a.png", "b.png", "c.png"]
+    Image.new("RGB", (40, 30), "blue").save(tmp_path / "d.png")  # which nobody has seen yet
+    outputs = predict_files(segmenter, given, out=out).outputs
+    assert seen == ["a", "b", "b", "c", "d"]
+    assert [Path(output["mask"]).name for output in outputs] == ["a.png", "b.png", "c.png", "d.png"]
     assert np.asarray(Image.open(out / "b.png")).shape == (30, 40)
+
+
+def test_what_fails_at_once_leaves_nothing(segmenter, tmp_path):
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(FullyconvError, match="SEG-D009"):
+        predict_files(segmenter, [str(tmp_path / "a.png")], out=tmp_path / "masks")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_what_was_stopped_is_not_gone_on_with_otherwise(segmenter, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 30)).save(tmp_path / folder / "a.png")
+    (tmp_path / "one" / "b.png").write_text("no picture")
+    out = tmp_path / "masks"
+    with pytest.raises(FullyconvError, match="SEG-P009"):
+        predict_files(segmenter, [str(tmp_path / "one")], out=out)
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*another image for a;"):
+        predict_files(segmenter, [str(tmp_path / "two")], out=out)
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*another precision;"):
+        predict_files(segmenter, [str(tmp_path / "one")], out=out, precision="bf16")
+    other = Segmenter(create(**ARCHITECTURE), LABELS, ARCHITECTURE)
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*another model;"):
+        predict_files(other, [str(tmp_path / "one")], out=out)
+    (out / "c.png").touch()
+    Image.new("RGB", (40, 30)).save(tmp_path / "c.png")
+    with pytest.raises(FullyconvError, match=r"SEG-P003.*1 file"):
+        predict_files(segmenter, [str(tmp_path / "c.png")], out=out)
+    Image.new("RGB", (40, 30)).save(tmp_path / "one" / "b.png")
+    assert len(predict_files(segmenter, [str(tmp_path / "one")], out=out).outputs) == 2
+    assert sorted(file.name for file in out.iterdir()) == ["a.png", "a_overlay.png", "b.png", "b_overlay.png", "c.png"]
+
+
+def test_a_name_in_a_template_is_found_below_any_folders(segmenter, tmp_path):
+    (tmp_path / "p" / "q").mkdir(parents=True)
+    for name in ("p/x_rgb1.png", "p/q/y_rgb2.png"):
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    named = [name for _, name in files._found([f"{tmp_path}/p/**/{{name}}_rgb[0-9].pn?"])]
+    assert sorted(named) == ["x", "y"]
 
 
 def test_of_a_file_of_several_pages_the_first_is_predicted_and_the_others_named(segmenter, tmp_path, capsys):

@@ -19,7 +19,6 @@ from fullyconv.images import image_size
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmenter, predict_files, streaming
-from fullyconv.prediction.streaming import stream
 
 rasterio = pytest.importorskip("rasterio", reason="TIFFs by windows need fullyconv[geo]")
 zarr = pytest.importorskip("zarr", reason="zarr arrays need fullyconv[geo]")
@@ -140,7 +139,11 @@ def test_killed_half_way_it_goes_on_with_the_same_result(
         stop_after(segmenter, 5, SystemExit(9), patch)
         with pytest.raises(SystemExit):
             predict_files(segmenter, [str(image)], out=tmp_path / "out", tile=64)
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["field.tif.part", "field.tif.part.json"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        ".unfinished.json",
+        "field.tif.part",
+        "field.tif.part.json",
+    ]
     with (tmp_path / "out" / "field.tif.part").open("ab") as file:
         file.write(b"rows whose state did not come to the disk")
     with monkeypatch.context() as patch:
@@ -203,12 +206,12 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(
         with pytest.raises(SystemExit):
             predict_files(segmenter, [str(image)], out=out, tile=64)
     kept = (out / "field.tif.part").read_bytes()
-    with pytest.raises(FullyconvError, match=r"SEG-P008.*field\.tif\.part was begun with --tile 64"):
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*with --tile 64"):
         predict_files(segmenter, [str(image)], out=out, tile=96)
     other = Segmenter(segmenter.model, LABELS, ARCHITECTURE)
     other.engine.precision = "bf16"
     with pytest.raises(FullyconvError, match=r"SEG-P008.*another precision"):
-        stream(other, [image], out, "field", 64)
+        predict_files(other, [str(image)], out=out, tile=64)
     with pytest.raises(FullyconvError, match=r"SEG-P008.*another model"):
         predict_files(segmenter_of(1), [str(image)], out=out, tile=64)
     save_tiff(image, pixels[:200])

@@ -4,8 +4,9 @@ import glob
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from fullyconv.prediction.segmentation import output_files
 from fullyconv.prediction.segmenter import Segmenter, opened
 from fullyconv.prediction.streaming import stream, streamed_files, unfinished
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Tiling
+from fullyconv.prediction.unfinished import Origin, identity, recorded, recording, settings_of
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.packed import Precision
 from fullyconv.wording import counted
@@ -44,14 +46,13 @@ def predict_files(
     more: Sequence[Annotated[str, "PATH"]] = (),
     head: Annotated[str, "NAME"] | None = None,
     tile: Tiling = "auto",
-    resume: bool = False,
     runtime: Runtime = "auto",
     precision: Precision = "fp32",
 ) -> Predictions:
     """Segment images: a label map with the palette and an overlay with a legend for each.
 
     Label maps are PNGs; those of zarr arrays, of TIFFs with a georeference and of TIFFs above 64 megapixels are written
-    by windows in the format of the image. The same command goes on with such an image where it was stopped.
+    by windows in the format of the image. A command that was stopped goes on where it was when it is given again.
 
     Args:
         model: Model folder or run folder.
@@ -61,7 +62,6 @@ def predict_files(
             template, or the input's name without suffix; `{folder}` is the input's folder.
         head: Of a network with several heads, which one; the first if left out.
         tile: Side of the tiles in pixels, a multiple of the coarsest stride; none never tiles, auto above 4 megapixels.
-        resume: Leave the masks that stand in the folder already, and predict the other images.
         runtime: What computes; fastest finds out on the first image, which takes a minute, and the model folder
             remembers it for auto.
         precision: What convolutions compute in.
@@ -69,14 +69,36 @@ def predict_files(
     Example:
         fullyconv predict runs/a photos/ --out masks/
     """
-    scenes = _scenes(inputs, more, Path(out))
-    finished = _finished(scenes, resume)
+    out = Path(out)
+    scenes = _scenes(inputs, more, out)
+    before = recorded(out)
+    _refuse_taken(scenes, before)
     segmenter = opened(model, head=head, runtime=runtime, precision=precision)
     _refuse_tile(tile, int(segmenter.model.coarsest.stride))
+    finished = frozenset(scene for scene in scenes if scene.finished)
+    pictures = {scene.name: list(map(identity, scene.pictures)) for scene in scenes}
+    origin = Origin(settings_of(segmenter.model, segmenter.engine.precision, tile), pictures)
+    if before:
+        before.refuse_other(origin, out, [scene.name for scene in scenes if scene in finished or scene.begun])
+        origin = replace(origin, pictures={**before.pictures, **pictures})
     _tell(segmenter, scenes, tile)
-    outputs: list[dict[str, Any]] = []
+    with recording(out, origin):
+        outputs = list(_predicted(segmenter, scenes, finished, tile))
+    return Predictions(tuple(outputs), segmenter.engine.to_json())
+
+
+def _predicted(
+    segmenter: Segmenter, scenes: Sequence["Scene"], finished: Set["Scene"], tile: Tiling
+) -> Iterator[dict[str, Any]]:
+    """Predicts what is not finished, and gives the JSON of every scene.
+
+    Raises:
+        FullyconvError: What `Segmenter` raises for one image; SEG-P009, when the others are done, if some of several
+            cannot be read.
+        KeyboardInterrupt: Saying how to go on.
+    """
     faults = []
-    for scene in scenes:
+    for done, scene in enumerate(scenes):
         begun = time.perf_counter()
         try:
             if scene not in finished:
@@ -88,17 +110,15 @@ def predict_files(
             faults.append(scene)
             continue
         except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(
-                str(stop) or f"stopped after {len(outputs)} of {counted(len(scenes), 'image')}; --resume does the rest"
-            ) from None
-        outputs.append({**scene.to_json(), "seconds": round(time.perf_counter() - begun, 3)})
+            told = f"stopped after {done} of {counted(len(scenes), 'image')}; the same command goes on there"
+            raise KeyboardInterrupt(str(stop) or told) from None
+        yield {**scene.to_json(), "seconds": round(time.perf_counter() - begun, 3)}
     if faults:
         raise FullyconvError(
             "SEG-P009",
             f"{len(faults)} of {counted(len(scenes), 'image')} could not be read, such as {faults[0].image}; the "
-            f"others are in {out}: mend these and give the command again with --resume",
+            f"others are in {scenes[0].folder}: mend these, and the same command predicts them alone",
         )
-    return Predictions(tuple(outputs), segmenter.engine.to_json())
 
 
 @dataclass(frozen=True)
@@ -109,7 +129,7 @@ class Scene:
         pictures: Files; the first is the image.
         folder: Of the results.
         name: Of the results.
-        by_windows: Whether it is read so, as `rasters.by_windows` says of all its pictures.
+        by_windows: Whether its pictures are read so, as `rasters.by_windows` says.
     """
 
     pictures: tuple[Path, ...]
@@ -127,6 +147,16 @@ class Scene:
         if self.by_windows:
             return streamed_files(self.folder, self.name, self.image)
         return output_files(self.folder, self.name)
+
+    @property
+    def finished(self) -> bool:
+        """Whether both results are there and whole."""
+        return all(file.exists() for file in self.results) and not self.begun
+
+    @property
+    def begun(self) -> bool:
+        """Whether the label map is there in part."""
+        return unfinished(self.results[0]).exists()
 
     def predict(self, segmenter: Segmenter, tile: Tiling) -> None:
         """Writes both results."""
@@ -150,31 +180,33 @@ def _scenes(inputs: Sequence[str], more: Sequence[str], out: Path) -> list[Scene
     named = list(_found(inputs))
     names = _names([file for file, _ in named])
     scenes = [(file, *_further(file, known_as, more)) for file, known_as in named]
-    return [
-        Scene(pictures, out, name, all(map(rasters.by_windows, pictures)))
-        for pictures, name in zip(scenes, names, strict=True)
-    ]
+    return [Scene(pictures, out, name, _by_windows(pictures)) for pictures, name in zip(scenes, names, strict=True)]
 
 
-def _finished(scenes: Sequence[Scene], resume: bool) -> list[Scene]:
-    """Those whose results are there already, if asked for, or if one of them was stopped half-way.
+def _by_windows(pictures: Sequence[Path]) -> bool:
+    """Whether the pictures of a scene are read by windows.
 
     Raises:
-        FullyconvError: SEG-P003 if some are there, nothing was stopped and nobody asked.
+        FullyconvError: SEG-D030 if one of them is, and another cannot be.
     """
-    resume = resume or any(unfinished(scene.results[0]).exists() for scene in scenes)
-    taken = [file for scene in scenes for file in scene.results if file.exists()]
-    if taken and not resume:
+    kinds = dict(zip(map(rasters.by_windows, pictures), pictures, strict=True))
+    if len(kinds) > 1:
         raise FullyconvError(
-            "SEG-P003",
-            f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out, or give --resume to "
-            "predict only what is missing",
+            "SEG-D030",
+            f"{kinds[True]} is read by windows, which {kinds[False]} cannot be; give both as GeoTIFF or zarr, or both "
+            "as plain pictures",
         )
-    return [
-        scene
-        for scene in scenes
-        if all(file.exists() for file in scene.results) and not unfinished(scene.results[0]).exists()
-    ]
+    return True in kinds
+
+
+def _refuse_taken(scenes: Sequence[Scene], before: Origin | None) -> None:
+    """Raises SEG-P003 if files stand in the way that no stopped command has left."""
+    known = before.pictures if before else ()
+    taken = [file for scene in scenes if scene.name not in known for file in scene.results if file.exists()]
+    if taken:
+        raise FullyconvError(
+            "SEG-P003", f"{counted(len(taken), 'file')} in the way, such as {taken[0]}; choose another --out"
+        )
 
 
 def _tell(segmenter: Segmenter, scenes: Sequence[Scene], tile: Tiling) -> None:
@@ -227,9 +259,19 @@ def _is_image(file: Path) -> bool:
 def _name_in(file: Path, given: str) -> str:
     if "{name}" not in given:
         return file.stem
-    pattern = re.escape(Path(given).as_posix()).replace(r"\*", "[^/]*").replace(r"\{name\}", "([^/]*)", 1)
-    match = re.fullmatch(pattern.replace(r"\{name\}", r"\1"), file.as_posix())
-    return match[1] if match else file.stem
+    parts = re.split(r"(\{name\}|\*\*/|\*|\?|\[[^]]+\])", Path(given).as_posix())
+    pattern = "".join(map(_expression, parts)).replace("{name}", "([^/]*)", 1).replace("{name}", r"\1")
+    match = re.fullmatch(pattern, file.as_posix(), re.IGNORECASE)  # as the file system may do
+    assert match, f"{file} was found by {given}"
+    return match[1]
+
+
+def _expression(part: str) -> str:
+    """The regular expression for a part of a glob; `{name}` stays."""
+    known = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]", "{name}": "{name}"}
+    if part.startswith("["):
+        return part.replace("[!", "[^", 1)
+    return known.get(part) or re.escape(part)
 
 
 def _further(file: Path, name: str, templates: Sequence[str]) -> list[Path]:
@@ -261,14 +303,11 @@ def _nothing_found(path: Path) -> str:
 
 def _names(files: Sequence[Path]) -> list[str]:
     """One output name per file: its stem, with its folder before it where stems repeat."""
-    stems = [file.stem for file in files]
-    names = [
-        stem if stems.count(stem) == 1 else f"{file.parent.name}_{stem}"
-        for file, stem in zip(files, stems, strict=True)
-    ]
-    written = [file.name.lower() for name in names for file in output_files(Path(), name)]
-    if len(set(written)) < len(written):
-        twice = next(name for name in written if written.count(name) > 1)
+    stems = Counter(file.stem for file in files)
+    names = [file.stem if stems[file.stem] == 1 else f"{file.parent.name}_{file.stem}" for file in files]
+    written = Counter(file.name.lower() for name in names for file in output_files(Path(), name))
+    twice, times = written.most_common(1)[0]
+    if times > 1:
         raise FullyconvError(
             "SEG-P002", f"several inputs would be written as {twice}; predict them one folder at a time"
         )

@@ -1,7 +1,6 @@
 """Images larger than memory to label maps in files, by windows; what was stopped goes on where it was."""
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from fullyconv import drawing, images, rasters
 from fullyconv.errors import FullyconvError
-from fullyconv.models import FCN
 from fullyconv.prediction.memory import free_memory, process_memory
 from fullyconv.prediction.segmenter import Segmenter, evaluating, stacked
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Plan, Tiling, chosen_tile, mask_rows, plan, whole_scores
@@ -48,7 +46,7 @@ def stream(
     """Segments an image by windows, and tells on stderr what that takes before it begins; gives both paths written.
 
     The label map grows in `NAME.tif.part`, and `NAME.tif.part.json` says how far it is; `NAME.tif` appears when it is
-    whole. Called again after it was stopped, it goes on.
+    whole. Called again after it was stopped, it goes on: with the same arguments, as `predict_files` sees to.
 
     Args:
         segmenter: What predicts.
@@ -59,8 +57,7 @@ def stream(
 
     Raises:
         FullyconvError: SEG-D009 for a damaged picture, SEG-D030 for pictures of unlike sizes, SEG-P005 and SEG-P006 as
-            `mask_rows`, SEG-P007 if the disk is full, SEG-P008 if what was begun is of another image, model, precision
-            or tile.
+            `mask_rows`, SEG-P007 if the disk is full.
         KeyboardInterrupt: Saying how to go on.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,21 +69,15 @@ def stream(
         ]
         size = _one_size(pictures)
         model, row_bytes = segmenter.model, sum(picture.row_bytes for picture in pictures)
-        given = {
-            "image": [_identity(picture) for picture in pictures],
-            "model": _fingerprint(model),
-            "precision": segmenter.engine.precision,
-            "tile": tile,
-        }
         part = Part(unfinished(mask), size, rasters.label_dtype(segmenter.labels))
-        side = part.begun(given) or chosen_tile(model, size, tile, row_bytes)
+        side = part.begun() or chosen_tile(model, size, tile, row_bytes)
         cut = plan(model, size, side)
         stack.enter_context(rasters.caching(cut.window[0] * row_bytes))
         part.refuse_full_disk()
         with evaluating(model):
             if size[0] * size[1] > WHOLE_IMAGE_PIXELS:
                 _tell(segmenter, files[0], cut, row_bytes, part.rows)
-            _fill(part, segmenter, pictures, side, {**given, "side": side})
+            _fill(part, segmenter, pictures, side)
         images.write_picture(overlay, _preview(segmenter, pictures, part))
         _write(lambda path: pictures[0].write_labels(path, part.read, segmenter.labels), mask)
         part.remove()
@@ -113,27 +104,16 @@ class Part:
     def state(self) -> Path:
         return self.path.with_name(f"{self.path.name}.json")
 
-    def begun(self, given: dict[str, Any]) -> int | None:
-        """The side of the tiles that an earlier call began with; None if there was none.
-
-        Raises:
-            FullyconvError: SEG-P008 if that was given something else.
-        """
+    def begun(self) -> int | None:
+        """The side of the tiles that an earlier call began with; None if there was none."""
         if not self.state.exists() or not self.path.exists():
             return None
         before = json.loads(self.state.read_text(encoding="utf-8"))
-        other = [key for key, value in given.items() if before.get(key) != value]
-        if other:
-            changed = f"--tile {before['tile']}" if other == ["tile"] else f"another {' and '.join(other)}"
-            raise FullyconvError(
-                "SEG-P008",
-                f"{self.path} was begun with {changed}; give the same to go on with it, or remove it to begin anew",
-            )
         self.rows = min(before["rows"], self.path.stat().st_size // self._row_bytes)
         return int(before["side"])
 
-    def append(self, labels: np.ndarray[Any, Any], state: dict[str, Any]) -> None:
-        """Adds rows; they count when they are on the disk.
+    def append(self, labels: np.ndarray[Any, Any], side: int) -> None:
+        """Adds rows, computed in tiles of some side; they count when they are on the disk.
 
         Raises:
             FullyconvError: SEG-P007 if there is no space.
@@ -145,7 +125,7 @@ class Part:
                 file.flush()
                 os.fsync(file.fileno())
             self.rows += len(labels)
-            write_json(self.state, {**state, "rows": self.rows})
+            write_json(self.state, {"side": side, "rows": self.rows})
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -181,7 +161,7 @@ class Part:
         return self.size[1] * self.dtype.itemsize
 
 
-def _fill(part: Part, segmenter: Segmenter, pictures: Sequence[Raster], side: int, state: dict[str, Any]) -> None:
+def _fill(part: Part, segmenter: Segmenter, pictures: Sequence[Raster], side: int) -> None:
     """Computes the rows that a label map still lacks."""
     ignore = segmenter.labels.ignore_index
 
@@ -196,9 +176,11 @@ def _fill(part: Part, segmenter: Segmenter, pictures: Sequence[Raster], side: in
                 for has_data in (picture.has_data(part.rows, part.rows + len(labels)) for picture in pictures):
                     if has_data is not None:
                         labels[~has_data] = ignore
-                part.append(labels, state)
+                part.append(labels, side)
                 advance(len(labels))
     except KeyboardInterrupt:
+        if part.rows == 0:
+            raise
         raise KeyboardInterrupt(
             f"stopped at row {part.rows} of {part.size[0]}, which {part.path} keeps; the same command goes on there"
         ) from None
@@ -276,20 +258,6 @@ def _one_size(pictures: Sequence[Raster]) -> tuple[int, int]:
     if len({picture.size for picture in pictures}) > 1:
         raise FullyconvError("SEG-D030", f"the pictures of one scene must be alike in size, got {', '.join(sizes)}")
     return pictures[0].size
-
-
-def _identity(picture: Raster) -> list[Any]:
-    """What tells whether a file is still the one that it was: its place, its size in pixels, when it was changed."""
-    return [str(picture.path.resolve()), list(picture.size), picture.path.stat().st_mtime_ns]
-
-
-def _fingerprint(model: FCN) -> str:
-    """Of a network's weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 def _shown(size: int) -> str:
