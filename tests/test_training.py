@@ -526,6 +526,13 @@ def test_schedules_rise_and_fall():
     assert learning_rate_factor(constant, 0.9) == 1
 
 
+def test_what_a_kill_leaves_of_a_checkpoint_is_removed(tmp_path):
+    for step, killed in ((1, ".step-0000001.draft.safetensors"), (2, ".tmpAbCdEf")):
+        (tmp_path / killed).touch()
+        checkpoints.write(tmp_path, step, {"weight": torch.zeros(2)}, {"elapsed": 0.0})
+    assert list(tmp_path.iterdir()) == checkpoints.files(tmp_path)
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     for step in (1, 2, 3):
         checkpoints.write(tmp_path, step, {"weight": torch.full((2,), float(step))}, {"elapsed": 0.0})

@@ -27,7 +27,7 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mappin
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:07d}.safetensors"
-    for rubbish in folder.glob(".step-*"):  # of a session that was killed while writing
+    for rubbish in folder.glob(".*"):  # of a session that was killed while writing; the library's is .tmpXXXXXX
         rubbish.unlink()
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole(file, durable=True) as draft:
