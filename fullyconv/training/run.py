@@ -37,6 +37,7 @@ from fullyconv.training.folders import (
 )
 from fullyconv.training.journal import Journal
 from fullyconv.training.loading import CACHE_BYTES, Decoder, Feed, Samples, batches
+from fullyconv.training.parts import refuse_uneven
 from fullyconv.training.plan import (
     Plan,
     Precision,
@@ -281,7 +282,7 @@ class _Run:
             project_dir=self.folder,
         )
         processes = accelerator.num_processes
-        _refuse_uneven(plan, processes)
+        refuse_uneven(plan, processes)
         goes_on = resume and bool(checkpoints.files(self.folder / "checkpoints"))
         network, start = _network(model, plan, self.dataset, empty=goes_on)
         network = network.to(memory_format=torch.channels_last).to(accelerator.device)
@@ -488,16 +489,6 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
     told += [f"new are {_some(taken.missing)}"] if taken.missing else []
     told += [f"left out are {_some(taken.dropped)}"] if taken.dropped else []
     return network, "; ".join(told)
-
-
-def _refuse_uneven(plan: Plan, processes: int) -> None:
-    if plan.recipe.batch % (plan.parts * processes):
-        near = max(1, round(plan.recipe.batch / (plan.parts * processes))) * plan.parts * processes
-        raise FullyconvError(
-            "SEG-T007",
-            f"a batch of {plan.recipe.batch} cannot be split over {counted(processes, 'process')} with "
-            f"{counted(plan.parts, 'part')} each; use --batch {near}",
-        )
 
 
 def _workers(processes: int) -> int:
