@@ -245,6 +245,15 @@ def test_manifest_lists_further_pictures(tmp_path: Path) -> None:
         open_dataset(tmp_path / "uneven.csv")
 
 
+def test_a_split_named_as_val_takes_nothing_from_train(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "i/{}.png", "m/{}.png", "abcdefgh")
+    rows = [f"i/{name}.png,m/{name}.png,{'holdout' if name == 'h' else 'train'}" for name in "abcdefgh"]
+    (tmp_path / "list.csv").write_text("\n".join(["image,mask,split", *rows]))
+    dataset = open_dataset(f"manifest:{tmp_path / 'list.csv'}?val=holdout")
+    assert (len(dataset.pairs("train")), names_of(dataset, "val")) == (7, ["i/h"])
+    assert len(open_dataset(tmp_path / "list.csv").pairs("train")) < 7
+
+
 def test_manifest_jsonl_without_splits_is_split(tmp_path: Path) -> None:
     save_pairs(tmp_path, "{}.jpg", "{}_m.png", "abc")
     lines = (json.dumps({"image": f"{name}.jpg", "mask": f"{name}_m.png"}) for name in "abc")
@@ -252,7 +261,7 @@ def test_manifest_jsonl_without_splits_is_split(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path)
     assert dataset.layout == "manifest"
     assert sorted(names_of(dataset, "train") + names_of(dataset, "val")) == ["a", "b", "c"]
-    assert "no val split" in dataset.notes[0]
+    assert "no val split" in dataset.notes[-1]
 
 
 @pytest.mark.parametrize(("line", "told"), [("[1, 2]", "line 2 is no object"), ("{", "line 2: Expecting")])

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import save
 
-from fullyconv.datasets import Dataset, Pair
+from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.datasets.overlap import HASH_BYTES, Seen, same_collection, shared, validated_on
 from fullyconv.datasets.voc import LABELS
 from fullyconv.errors import FullyconvError
@@ -92,6 +93,23 @@ def test_validation_on_other_images_takes_the_place_of_ones_own(sbd: Dataset, vo
     unseen = dataset("voc", val=voc.pairs("val")[2:])
     both = validated_on(sbd, unseen)
     assert (both.pairs("train"), both.pairs("val")) == (sbd.pairs("train"), unseen.pairs("val"))
+
+
+def test_a_val_that_nobody_made_is_neither_kept_from_training_nor_all_that_is_validated_on(tmp_path: Path) -> None:
+    counts = {"a": 10, "b": 8}
+    for seed, (name, count) in enumerate(counts.items()):
+        for number in range(count):
+            save(tmp_path / name / "images" / f"{number}.png", np.full((4, 4, 3), 100 * seed + number, np.uint8))
+            save(tmp_path / name / "masks" / f"{number}.png", np.eye(4, dtype=np.uint8))
+    first, second = (open_dataset(tmp_path / name) for name in counts)
+    assert first.val_from_train
+    assert len(first.pairs("train")) < 10
+    both = validated_on(first, second)
+    assert {split: len(pairs) for split, pairs in both.splits.items()} == {"train": 10, "val": 8}
+    assert both.notes[-1] == f"10 pairs of {tmp_path / 'a'} are trained on, 8 of {tmp_path / 'b'} are validated on"
+    assert not any("were taken from train" in note for note in both.notes)
+    with pytest.raises(FullyconvError, match="SEG-T020  10 of the 10 images"):
+        validated_on(first, replace(second, splits=first.undivided("val").splits, val_from_train=False))
 
 
 def test_validation_on_other_classes_is_refused(sbd: Dataset) -> None:

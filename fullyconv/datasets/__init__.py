@@ -83,9 +83,8 @@ def with_heads(dataset: Dataset, also: Sequence[str | Dataset]) -> Dataset:
 def _in_roles(dataset: Dataset, roles: dict[str, str]) -> Dataset:
     """The data set with the splits that are named as train and val; val is taken from train if there is none."""
     chosen = {role: dataset.pairs(split) for role, split in roles.items()}
-    splits, notes = with_val({**dataset.splits, **chosen}, dataset.root)
     also = tuple(_in_roles(other, roles) for other in dataset.also)
-    return replace(dataset, splits=splits, notes=(*dataset.notes, *notes), also=also)
+    return with_val(replace(dataset, splits={**dataset.splits, **chosen}, also=also))
 
 
 def _parsed(data: str) -> tuple[str, Path, dict[str, str]]:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, count, takewhile
@@ -15,6 +15,7 @@ from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from fullyconv.labels import LabelSet
 
 VAL_SHARE = 0.2
+NO_VAL = "there is no val split"
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
     "train": "train",
@@ -66,6 +67,7 @@ class Dataset:
             names of this one's; a network learns a further head from each.
         name: What the head that learns these labels is called; after the folder of the masks if left out.
         given: What `open_dataset` opened, such as `LAYOUT:PATH?option=value`.
+        val_from_train: Whether its val was taken from its train, for want of one.
     """
 
     layout: str
@@ -77,6 +79,7 @@ class Dataset:
     also: tuple["Dataset", ...] = ()
     name: str = ""
     given: str = ""
+    val_from_train: bool = False
 
     def __post_init__(self) -> None:
         for split, pairs in self.splits.items():
@@ -114,6 +117,19 @@ class Dataset:
             there = ", ".join(f"{name} ({len(pairs)})" for name, pairs in self.splits.items())
             raise FullyconvError("SEG-D005", f"{self} has no split {split!r}; it has {there}")
         return self.splits[split]
+
+    def undivided(self, split: str) -> "Dataset":
+        """The data set with train and val in one of the two, if its val was taken from its train; else as it is."""
+        if not self.val_from_train:
+            return self
+
+        def joined(one: Dataset) -> Dataset:
+            others = {name: pairs for name, pairs in one.splits.items() if name not in ("train", "val")}
+            return replace(one, splits={split: (*one.pairs("train"), *one.pairs("val")), **others})
+
+        notes = tuple(note for note in self.notes if not note.startswith(NO_VAL))
+        also = tuple(map(joined, self.also))
+        return replace(joined(self), notes=notes, also=also, val_from_train=False)
 
 
 @dataclass(frozen=True)
@@ -207,17 +223,17 @@ def name_in(entry: str) -> str:
     return stem if suffix.lower() in MASK_SUFFIXES else name
 
 
-def with_val(splits: Mapping[str, tuple[Pair, ...]], root: Path) -> tuple[dict[str, tuple[Pair, ...]], list[str]]:
-    """The splits, val taken from train if there is none, and a note if it was."""
-    train = splits.get("train", ())
-    if "val" in splits or len(train) < 2:
-        return dict(splits), []
-    both = split_by_name(train, root)
+def with_val(dataset: Dataset) -> Dataset:
+    """The data set, with val taken from train if it has none, and a note if it was."""
+    train = dataset.splits.get("train", ())
+    if "val" in dataset.splits or len(train) < 2:
+        return dataset
+    both = split_by_name(train, dataset.root)
     note = (
-        f"there is no val split: {len(both['val'])} of {len(train)} pairs were taken from train, by a hash of their "
-        "paths, the same every time"
+        f"{NO_VAL}: {len(both['val'])} of {len(train)} pairs were taken from train, by a hash of their paths, the same "
+        "every time"
     )
-    return {**both, **{split: pairs for split, pairs in splits.items() if split != "train"}}, [note]
+    return replace(dataset, splits={**dataset.splits, **both}, notes=(*dataset.notes, note), val_from_train=True)
 
 
 def split_by_name(pairs: Sequence[Pair], root: Path) -> dict[str, tuple[Pair, ...]]:

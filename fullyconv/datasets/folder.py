@@ -20,7 +20,6 @@ from fullyconv.datasets.dataset import (
     nearest,
     read_list,
     shared_ends,
-    with_val,
 )
 from fullyconv.errors import FullyconvError
 from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
@@ -418,7 +417,7 @@ def _without_split(group: Sequence[str]) -> list[str]:
 def _splits(
     root: Path, pairs: Sequence[Pair], named: Sequence[str | None]
 ) -> tuple[dict[str, tuple[Pair, ...]], list[str]]:
-    """Splits from list files, else from folders; a missing val is taken from train."""
+    """Splits from list files, else from folders; and a note on pairs that are in none."""
     lists = _lists(root)
     notes: list[str] = []
     if lists:
@@ -434,8 +433,7 @@ def _splits(
         for pair, split in zip(pairs, named, strict=True):
             members.setdefault(split or "train", []).append(pair)
         splits = {split: distinct(of_split) for split, of_split in members.items() if of_split}
-    splits, more = with_val(splits, root)
-    return splits, [*notes, *more]
+    return splits, notes
 
 
 def _lists(root: Path) -> dict[str, Path]:
@@ -482,11 +480,11 @@ def _closest(entry: str, candidates: Sequence[Pair]) -> Pair | None:
 def _unlabelled(
     root: Path, images: Sequence[Found], paired: set[Path], splits: dict[str, tuple[Pair, ...]]
 ) -> dict[str, tuple[Pair, ...]]:
-    """Splits whose images have no mask at all, as tests often are."""
+    """Splits whose images have no mask at all, as tests often are; but no val, as none could be scored on it."""
     new: dict[str, list[Pair]] = defaultdict(list)
     with_masks = {image.split for image in images if image.path in paired}
     for image in images:
-        if image.split is not None and image.split not in with_masks and image.split not in splits:
+        if image.split is not None and image.split not in {"val", *with_masks, *splits}:
             new[image.split].append(Pair(image.path.stem, root / image.path, None))
     return {split: distinct(pairs) for split, pairs in new.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.datasets.classes import find_classes_file, labels_of
-from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, distinct, with_val
+from fullyconv.datasets.dataset import SPLIT_WORDS, SPLITS, Dataset, Layout, Pair, distinct
 from fullyconv.errors import FullyconvError
 
 SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
@@ -36,14 +36,13 @@ def read(root: Path) -> Dataset:
         split = str(row.get("split") or "train").strip()
         members.setdefault(SPLIT_WORDS.get(split.lower(), split), []).append(pair)
     splits = {split: distinct(of_split) for split, of_split in members.items() if of_split}
-    splits, notes = with_val(splits, file.parent)
     masks = [pair.mask for pairs in splits.values() for pair in pairs if pair.mask is not None and pair.mask.is_file()]
     if not masks:
         missing = next((pair.mask for pairs in splits.values() for pair in pairs if pair.mask), None)
         told = f"the first is {missing}" if missing else "the column mask is empty"
         raise FullyconvError("SEG-D003", f"{file} lists {len(rows)} pairs, but none of their masks exists; {told}")
-    labels, more = labels_of(masks, find_classes_file([file.parent]))
-    return Dataset("manifest", root, labels, splits, (*notes, *more))
+    labels, notes = labels_of(masks, find_classes_file([file.parent]))
+    return Dataset("manifest", root, labels, splits, tuple(notes))
 
 
 def _file(root: Path) -> Path | None:

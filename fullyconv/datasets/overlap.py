@@ -14,6 +14,7 @@ from typing import Any
 from fullyconv.datasets.dataset import Dataset, Pair
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
+from fullyconv.wording import counted
 
 # The collection whose photographs a layout keeps; folders of one's own number their images as they like.
 COLLECTIONS = {
@@ -97,9 +98,13 @@ def same_collection(first: Dataset, second: Dataset) -> bool:
 def validated_on(dataset: Dataset, other: Dataset) -> Dataset:
     """The data set with another's val split in place of its own.
 
+    A val that was taken from train goes back there; and where that is so in the other, all of it is val.
+
     Raises:
         FullyconvError: SEG-T020 if they share images, SEG-T021 if their masks do not mean the same.
     """
+    regrouped = dataset.val_from_train or other.val_from_train
+    dataset, other = dataset.undivided("train"), other.undivided("val")
     if [_meaning(head) for head in (dataset, *dataset.also)] != [_meaning(head) for head in (other, *other.also)]:
         raise FullyconvError(
             "SEG-T021",
@@ -121,7 +126,9 @@ def validated_on(dataset: Dataset, other: Dataset) -> Dataset:
         replace(head, splits={**head.splits, "val": others.pairs("val")})
         for head, others in zip(dataset.also, other.also, strict=True)
     )
-    return replace(dataset, splits={**dataset.splits, "val": other.pairs("val")}, also=also)
+    told = f"{counted(len(train), 'pair')} of {dataset} are trained on, {len(val)} of {other} are validated on"
+    notes = (*dataset.notes, told) if regrouped else dataset.notes
+    return replace(dataset, splits={**dataset.splits, "val": other.pairs("val")}, notes=notes, also=also)
 
 
 def _meaning(dataset: Dataset) -> Hashable:

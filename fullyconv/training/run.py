@@ -126,7 +126,8 @@ def train(
             With -atonce-, as in fcn8s-atonce-vgg16, the finer taps are scaled as in the paper's nets without stages.
         also: Other masks of the same images, each for a head: [NAME=]DATA. The losses of all heads are added; the mean
             IoU of the first head, that of `data`, decides which model is the best.
-        val: Validate on the val split of other DATA, none of it trained on.
+        val: Validate on other DATA, none of it trained on. On its val split, or on all of it if it has none; and all of
+            `data` is trained on if that has none.
         out: Run folder; runs/DATA-MODEL if left out.
         epochs: Length in passes over the images; 100 if nothing is said.
         steps: Length in optimiser steps.
