@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import islice, tee
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -40,7 +41,7 @@ Result = TypeVar("Result")
 
 AHEAD = 4  # images decoded while the network computes
 WORST = 8  # pictures of the images with the lowest mean IoU
-WRITTEN = {"report.json", "per_class.csv", "per_image.csv", "confusion.csv", "plots", "worst", "report.html"}
+WRITTEN = ("report.json", "per_*.csv", "confusion.csv", "plots/*.png", "worst/*.png", "report.html")
 
 
 @dataclass(frozen=True)
@@ -383,7 +384,11 @@ def refuse_foreign(folder: Path) -> None:
     """Raises SEG-E007 if a report written to the folder would remove what is not an earlier report."""
     if folder.is_file():
         raise FullyconvError("SEG-E007", f"{folder} is a file; give --out the name of a folder")
-    foreign = sorted(item.name for item in folder.iterdir() if item.name not in WRITTEN) if folder.exists() else []
+    if folder.resolve() == Path.cwd():
+        raise FullyconvError("SEG-E007", f"{folder} is the folder that you are in; give --out the name of another")
+    earlier = WRITTEN if (folder / "report.json").exists() else ()
+    held = (item.relative_to(folder).as_posix() for item in folder.rglob("*") if item.is_file())
+    foreign = sorted(name for name in held if not any(fnmatchcase(name, pattern) for pattern in earlier))
     if foreign:
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise FullyconvError(
@@ -503,7 +508,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with file.open("w", newline="") as handle:
+    with file.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle)
         writer.writerow(header)
         writer.writerows(rows)

@@ -180,10 +180,11 @@ def mean_iou_interval(
     images = len(per_image)
     if images == 0:
         return float("nan"), float("nan")
-    draws = torch.randint(images, (samples, images), generator=torch.Generator().manual_seed(seed))
-    weights = torch.zeros(samples, images, dtype=torch.float64).scatter_add_(1, draws, torch.ones_like(draws).double())
-    # Whole numbers below 2^53 stay exact in float64.
-    totals = (weights @ per_image.cpu().double().flatten(1)).long().reshape(samples, *per_image.shape[1:])
+    generator = torch.Generator().manual_seed(seed)
+    counts = per_image.cpu().double().flatten(1)  # whole numbers below 2^53 stay exact
+    draws = (torch.randint(images, (images,), generator=generator) for _ in range(samples))
+    totals = torch.stack([draw.bincount(minlength=images).double() @ counts for draw in draws])
+    totals = totals.long().reshape(samples, *per_image.shape[1:])
     values = iou_of_counts(totals).nanmean(-1)
     low, high = values.nanquantile(torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2]).double())
     return float(low), float(high)

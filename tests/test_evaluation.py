@@ -178,7 +178,9 @@ def test_the_report_folder_is_whole(dataset: Dataset, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_an_earlier_report_is_replaced_and_nothing_else(dataset: Dataset, tmp_path: Path) -> None:
+def test_an_earlier_report_is_replaced_and_nothing_else(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     evaluate(Reader(), dataset, out=out)
     (out / "worst" / "stale.png").touch()
@@ -187,8 +189,19 @@ def test_an_earlier_report_is_replaced_and_nothing_else(dataset: Dataset, tmp_pa
     (out / "thesis.tex").touch()
     with pytest.raises(FullyconvError, match=r"SEG-E007 .*thesis\.tex"):
         evaluate(Reader(), dataset, out=out)
+    (out / "thesis.tex").unlink()
+    (out / "plots" / "figure.pdf").touch()
+    with pytest.raises(FullyconvError, match=r"SEG-E007 .*plots/figure\.pdf"):
+        evaluate(Reader(), dataset, out=out)
+    (tmp_path / "mine" / "plots").mkdir(parents=True)
+    (tmp_path / "mine" / "plots" / "figure.png").touch()
+    with pytest.raises(FullyconvError, match=r"SEG-E007 .*plots/figure\.png"):
+        evaluate(Reader(), dataset, out=tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FullyconvError, match=r"SEG-E007 .*that you are in"):
+        evaluate(Reader(), dataset, out=".")
     with pytest.raises(FullyconvError, match=r"SEG-E007 .*is a file"):
-        evaluate(Reader(), dataset, out=out / "thesis.tex")
+        evaluate(Reader(), dataset, out=out / "report.json")
 
 
 def test_a_failed_write_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
