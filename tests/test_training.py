@@ -25,6 +25,7 @@ from scenes import save, squares
 from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import evaluate
+from fullyconv.images import read_image
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.prediction import Segmenter, load
@@ -33,7 +34,16 @@ from fullyconv.training import TrainingRun, checkpoints, train
 from fullyconv.training.folders import fingerprint_of, newest_run, opened
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
 from fullyconv.training.loop import Average, Pace
-from fullyconv.training.plan import Plan, architecture_of, bands_of, crop_for, recipe_of, seconds_of, steps_of
+from fullyconv.training.plan import (
+    Plan,
+    architecture_of,
+    bands_of,
+    crop_for,
+    recipe_of,
+    seconds_of,
+    some_pixels,
+    steps_of,
+)
 from fullyconv.training.recipes import CVPR15, RECIPES, Recipe, learning_rate_factor
 from fullyconv.transforms import Augmentation
 
@@ -241,6 +251,14 @@ def test_a_fourth_band_counts_unless_the_file_says_that_it_is_alpha(tmp_path):
         tifffile.imwrite(file, pixels, photometric="rgb", extrasamples=[extra])
     found = [bands_of([Pair(name, tmp_path / f"{name}.tif", None)], None) for name in ("unassalpha", "unspecified")]
     assert found == [(3,), (4,)]
+
+
+def test_statistics_keep_no_whole_images(tmp_path):
+    for dtype in (np.uint8, np.uint16):
+        file = save(tmp_path / "a.png", np.arange(20_000).reshape(100, 200).astype(dtype))
+        pixels = some_pixels(Pair("a", file, None), [1])
+        assert torch.equal(pixels[0], read_image(file, channels=1).flatten()[::17] / (255 if dtype == np.uint8 else 1))
+        assert pixels.untyped_storage().nbytes() == 4 * pixels.numel()
 
 
 @pytest.mark.parametrize("bands", [1, 5])

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fullyconv import artefact, images, losses
 from fullyconv.datasets import Dataset, Pair
@@ -293,15 +295,17 @@ def _bands(pictures: Sequence[Path]) -> int:
 
 def _statistics(pairs: Sequence[Pair], bands: Sequence[int]) -> dict[str, list[float]]:
     """Mean and standard deviation of each band over up to 64 images, in [0, 1]; of a scene's colours, ImageNet's."""
-    some = [
-        images.to_float(images.stack(pair.pictures, bands)).flatten(1) for pair in pairs[:: max(1, len(pairs) // 64)]
-    ]
-    # Of large images, every 17th pixel tells enough.
-    values = torch.cat([image[:, :: 17 if image.shape[1] > 10_000 else 1] for image in some], dim=1)
+    values = torch.cat([some_pixels(pair, bands) for pair in pairs[:: max(1, len(pairs) // 64)]], dim=1)
     mean, std = values.mean(1).tolist(), values.std(1, correction=0).clamp(min=1e-3).tolist()
     if len(bands) > 1 and bands[0] == 3:
         mean[:3], std[:3] = IMAGENET_MEAN, IMAGENET_STD
     return {"mean": mean, "std": std}
+
+
+def some_pixels(pair: Pair, bands: Sequence[int]) -> Float[Tensor, "bands pixels"]:
+    """A scene's pixels in [0, 1]; of a large one every 17th, which tells enough, and of the others nothing is kept."""
+    pixels = images.stack(pair.pictures, bands).flatten(1)
+    return images.to_float(pixels[:, ::17].clone() if pixels.shape[1] > 10_000 else pixels)
 
 
 def class_weights_of(decoder: Decoder, balance: Literal["log", "median"]) -> tuple[float, ...]:
