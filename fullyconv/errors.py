@@ -501,6 +501,12 @@ FAULTS: dict[str, Fault] = {
         "given in pixels, height first.",
         "Give a --crop that is no larger than the images.",
     ),
+    "SEG-T014": Fault(
+        "A batch norm would get a single value",
+        "A batch norm in training goes by the mean and the deviation of each channel over a part of a batch. Of one "
+        "sample whose coarsest map is one cell there is one value, and no deviation.",
+        "Give larger parts by --batch or a smaller --accumulate, or larger samples by --crop.",
+    ),
     "SEG-T008": Fault(
         "The loss is not a number",
         "The learning rate is too high for this loss, or the images hold infinities. The summed loss of the recipe "

@@ -37,7 +37,7 @@ from fullyconv.training.folders import (
 )
 from fullyconv.training.journal import Journal
 from fullyconv.training.loading import CACHE_BYTES, Decoder, Feed, Samples, batches
-from fullyconv.training.parts import refuse_uneven
+from fullyconv.training.parts import refuse_lone_values, refuse_uneven
 from fullyconv.training.plan import (
     Plan,
     Precision,
@@ -289,6 +289,7 @@ class _Run:
         network = network.to(memory_format=torch.channels_last).to(accelerator.device)
         if plan.recipe.tune == "score":
             tune_scores_only(network)
+        refuse_lone_values(plan, processes, network, self.dataset.pairs("train"))
         decoder = Decoder(
             self.dataset.pairs("train"),
             self.dataset.labels,
