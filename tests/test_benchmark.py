@@ -196,6 +196,14 @@ def test_files_that_cannot_take_the_rows_are_refused(tmp_path: Path, text: str |
         benchmark("loss", quick=True, out=tmp_path / name)
 
 
+def test_the_page_names_what_was_not_measured() -> None:
+    works = SUITES["metrics"](False)
+    rows = tuple(replace(made(work.name, suite="metrics"), against=work.peer) for work in works[1:])
+    assert f"Not measured here:\n\n* {works[0].name}, against {works[0].peer}\n" in page(
+        Report("metrics", rows, MACHINE), Path("speed.json")
+    )
+
+
 def test_the_page_of_the_documentation_is_what_its_measurements_give() -> None:
     file = Path(__file__).parents[1] / "docs" / "speed.json"  # `read(file).write(file)` writes the page again
     assert file.with_suffix(".md").read_text(encoding="utf-8") == page(read(file), file)

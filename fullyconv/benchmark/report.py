@@ -132,7 +132,7 @@ def _peaks(machine: Machine) -> str:
 
 
 def page(report: Report, file: Path) -> str:
-    """The report as Markdown.
+    """The report as Markdown, with what it lacks.
 
     Args:
         report: What is told.
@@ -152,10 +152,23 @@ def page(report: Report, file: Path) -> str:
         _busy(report.rows),
         f"Of {len(met) + len(missed)} rows with a target, {len(met)} reach it." + (" Not reached:" if missed else ""),
         "\n".join(_miss(row, report.machine) for row in missed),
+        _unmeasured(report),
         f"![Ratios]({file.with_suffix('.png').name})",
         *sections,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _unmeasured(report: Report) -> str:
+    """The works of the report's suites that it has no row for."""
+    measured = {(row.suite, row.work, row.against) for row in report.rows}
+    absent = [
+        f"* {work.name}, against {work.peer}"
+        for suite in dict.fromkeys(row.suite for row in report.rows)
+        for work in SUITES[suite](False)
+        if (suite, work.name, work.peer) not in measured
+    ]
+    return "\n".join(["Not measured here:", "", *absent]) if absent else ""
 
 
 def _busy(rows: Sequence[Row]) -> str:

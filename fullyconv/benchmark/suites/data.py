@@ -34,25 +34,27 @@ def works(quick: bool) -> list[Work]:
         Work(
             f"{count} samples of {crop[0]}x{crop[1]} from PNG of {size[0]}x{size[1]}, {kind}",
             "PIL and torchvision transforms.v2",
-            partial(_sides, limit, count, size, crop),
+            partial(_sides, once, count, size, crop),
             alike=False,
         )
-        for kind, limit in (("decoded once", CACHE_BYTES), ("decoded each time", 0))
+        for kind, once in (("decoded once", True), ("decoded each time", False))
     ]
 
 
-def _sides(limit: int, count: int, size: tuple[int, int], crop: tuple[int, int]) -> Sides:
+def _sides(once: bool, count: int, size: tuple[int, int], crop: tuple[int, int]) -> Sides:
     folder = tempfile.TemporaryDirectory()
     root = Path(folder.name)
     files = _write(root, count, size)
     pairs = [Pair(picture.stem, picture, truth) for picture, truth in files]
     labels = LabelSet(tuple(f"class {number}" for number in range(CLASSES)))
-    samples = Samples(Decoder(pairs, labels, (3,), limit=limit), Stream(0, count), Augmentation(crop=crop))
+    decoder = Decoder(pairs, labels, (3,), limit=CACHE_BYTES if once else 0)
+    samples = Samples(decoder, Stream(0, count), Augmentation(crop=crop))
+    decoded = [_decoded(*pair) for pair in files] if once else None
     read = (3 + 1) * size[0] * size[1]
     written = (4 * 3 + 1) * crop[0] * crop[1]
     return Sides(
         on_threads(1)(lambda: [samples[position] for position in range(count)]),
-        on_threads(1)(partial(_by_torchvision, files, _augmentation(crop))),
+        on_threads(1)(partial(_by_torchvision, files, decoded, _augmentation(crop))),
         Cost(bytes=count * (read + written)),
         close=folder.cleanup,
     )
@@ -85,8 +87,14 @@ def _augmentation(crop: tuple[int, int]) -> Callable[..., tuple[Tensor, Tensor]]
     return composed
 
 
-def _by_torchvision(files: list[tuple[Path, Path]], augment: Callable[..., tuple[Tensor, Tensor]]) -> list[object]:
-    return [
-        augment(Image.open(picture).convert("RGB"), tv_tensors.Mask(v2.functional.pil_to_tensor(Image.open(truth))))
-        for picture, truth in files
-    ]
+def _by_torchvision(
+    files: list[tuple[Path, Path]],
+    decoded: list[tuple[Image.Image, tv_tensors.Mask]] | None,
+    augment: Callable[..., tuple[Tensor, Tensor]],
+) -> list[object]:
+    return [augment(*pair) for pair in decoded or (_decoded(*pair) for pair in files)]
+
+
+def _decoded(picture: Path, truth: Path) -> tuple[Image.Image, tv_tensors.Mask]:
+    with Image.open(picture) as image, Image.open(truth) as mask:
+        return image.convert("RGB"), tv_tensors.Mask(v2.functional.pil_to_tensor(mask))
