@@ -491,8 +491,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-T012": Fault(
         "An option that could do nothing",
-        "Two options exclude each other, or one changes a part of training that another leaves out. To pass over it "
-        "silently would be training otherwise than was asked.",
+        "Two options exclude each other, or one changes a part of training, or of a network to import, that is left out "
+        "or fixed by another. To pass over it silently would be to do otherwise than was asked.",
         "Leave out the option that the message names, or give what it needs.",
     ),
     "SEG-T013": Fault(

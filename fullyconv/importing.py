@@ -81,23 +81,25 @@ def import_weights(
             tells. A wrong one is refused.
         out: The model folder.
         classes: File of class names, in place of those of the data set that the network was made for.
-        upscore: Which trained upsampling kernels are kept: none, those between taps, or all.
+        upscore: Which trained upsampling kernels are kept: none, those between taps, or all; not of other toolkits.
 
     Raises:
         FullyconvError: SEG-M001 for an unknown network; SEG-M022 if the file could be several; SEG-M023 if it is
-            another; SEG-M006 if it has other classes; SEG-M004, SEG-M020, SEG-M021 for the file itself; SEG-U008 if
-            the folder exists.
+            another; SEG-M006 if it has other classes; SEG-M004, SEG-M020, SEG-M021 for the file itself; SEG-T012 for
+            `upscore` of another toolkit's network; SEG-U008 if the folder exists.
 
     Example:
         fullyconv import fcn8s-heavy-pascal.caffemodel --as fcn8s-vgg16 --out models/fcn8s
     """
     file, out = Path(file), Path(out)
-    if as_ is not None and is_foreign(as_) and not out.exists():
-        return _import_foreign(file, as_, out, classes)
     if as_ is not None and as_ not in NETS and not is_foreign(as_):
         raise FullyconvError("SEG-M001", f"there is no network {as_}{nearest(as_, NETS) or '; see ' + ', '.join(NETS)}")
     if out.exists():
         raise FullyconvError("SEG-U008", f"{out} exists already; move it away or name another folder with --out")
+    if as_ is not None and is_foreign(as_):
+        if upscore != "fixed":
+            raise FullyconvError("SEG-T012", f"{as_} keeps its own upsampling; leave --upscore out")
+        return _import_foreign(file, as_, out, classes)
     weights = read_weights(file)
     name = only_fit(weights) if as_ is None else as_
     net = NETS[name]
@@ -123,22 +125,40 @@ def _import_foreign(file: Path, name: str, out: Path, classes: str | Path | None
     """A segmentation network of another toolkit as a model folder.
 
     Raises:
-        FullyconvError: SEG-M006 if `classes` are not as many as the file's; SEG-M023 if the weights are of another
-            network.
+        FullyconvError: SEG-M006 if there are no names for its classes.
     """
     architecture: dict[str, Any] = {"name": name}
     statistics: dict[str, Sequence[float]] = {}
+    notes: tuple[str, ...] = ()
     if name.startswith("hf:"):
         checkpoint = read_checkpoint(file, name.removeprefix("hf:"))
         weights, file = checkpoint.tensors, weight_file(file)
         labels = _labels_of(checkpoint, file) if classes is None else read_labels(Path(classes))
-        architecture["config"], statistics = checkpoint.config, dict(checkpoint.statistics)
+        architecture |= {"config": checkpoint.config, "channels": checkpoint.bands}
+        statistics = dict(checkpoint.statistics)
+        if not statistics:
+            usual = "ImageNet's" if checkpoint.bands == 3 else "0.5 and 0.25"
+            notes = (f"its folder tells no mean and std of {counted(checkpoint.bands, 'band')}: {usual} are taken",)
     elif classes is None:
         raise FullyconvError("SEG-M006", f"{file} names no classes; list their names in --classes FILE")
     else:
         weights, labels = read_weights(file).tensors, read_labels(Path(classes))
     architecture["num_classes"] = len(labels)
     model = create(**architecture)
+    _fill_foreign(model, weights, file, name)
+    transplant(model, {key: torch.tensor(values) for key, values in statistics.items()})
+    origin = {"file": file.name, "sha256": _digest(file), "network": name, "published": False}
+    artefact.save(out, model, labels, architecture, {"imported": origin})
+    return Imported(out, name, {"classes": labels}, False, notes)
+
+
+def _fill_foreign(model: FCN, weights: Mapping[str, torch.Tensor], file: Path, name: str) -> None:
+    """Fills a network of another toolkit with the weights of a file, changing it.
+
+    Raises:
+        FullyconvError: SEG-M006 if it has not as many classes as the file's; SEG-M023 if the weights are of another
+            network.
+    """
     wanted = model.network.state_dict()  # type: ignore[union-attr]
     inner = {key.removeprefix("model."): value for key, value in weights.items()}
     found = weights if wanted.keys() <= weights.keys() else inner
@@ -155,14 +175,10 @@ def _import_foreign(file: Path, name: str, out: Path, classes: str | Path | None
         theirs, ours = tuple(found[unlike[-1]].shape), tuple(wanted[unlike[-1]].shape)
         raise FullyconvError(
             "SEG-M006",
-            f"{file} has {theirs} values in {unlike[-1]}, and {name} with {counted(len(labels), 'class')} has {ours}; "
-            f"list the names of all its classes in {classes}",
+            f"{file} has {theirs} values in {unlike[-1]}, and {name} with {counted(model.num_classes, 'class')} has "
+            f"{ours}; list the names of all its classes in --classes FILE",
         )
     transplant(model, {f"network.{key}": found[key] for key in wanted})
-    transplant(model, {key: torch.tensor(values) for key, values in statistics.items()})
-    origin = {"file": file.name, "sha256": _digest(file), "network": name, "published": False}
-    artefact.save(out, model, labels, architecture, {"imported": origin})
-    return Imported(out, name, {"classes": labels}, False, ())
 
 
 def _labels_of(checkpoint: Checkpoint, file: Path) -> LabelSet:

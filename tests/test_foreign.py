@@ -66,14 +66,14 @@ def test_a_network_of_smp_gives_its_logits(classes: Path, tmp_path: Path) -> Non
         create("smp:Unext:resnet18", 3)
 
 
-def small(kind: str) -> torch.nn.Module:
+def small(kind: str, **bands: int) -> torch.nn.Module:
     """A network of transformers with few channels, and random weights."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     names = {"id2label": dict(enumerate(NAMES.split())), "label2id": {}}
     if kind == "segformer":
         sizes = {"depths": [1] * 4, "hidden_sizes": [8, 16, 24, 32], "num_attention_heads": [1, 1, 2, 2]}
-        config = transformers.SegformerConfig(**sizes, decoder_hidden_size=16, **names)
+        config = transformers.SegformerConfig(**sizes, decoder_hidden_size=16, **names, **bands)
         return transformers.SegformerForSemanticSegmentation(config).eval()
     stages = {"out_features": ["stage1", "stage2", "stage3", "stage4"], "depths": [1] * 4}
     trunk = transformers.ConvNextConfig(hidden_sizes=[4, 8, 8, 8], **stages)
@@ -104,6 +104,25 @@ def test_a_network_of_transformers_gives_its_logits(kind: str, tmp_path: Path, m
         assert torch.allclose(segmenter.model(image), expected, rtol=0, atol=1e-5)
         assert segmenter.model(image[:, :, :37, :1]).shape == (1, 3, 37, 1)
     assert np.array_equal(segmenter(image[0]).mask, expected.argmax(1)[0].numpy())
+
+
+def test_a_segformer_of_other_bands_is_taken_with_them(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs = small("segformer", num_channels=5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    transformers.SegformerImageProcessor().save_pretrained(tmp_path / "theirs")
+    imported = fullyconv.import_weights(tmp_path / "theirs", as_="hf:segformer", out=tmp_path / "model")
+    assert "tells no mean and std of 5 bands: 0.5 and 0.25 are taken" in str(imported)
+    model, image = fullyconv.load(tmp_path / "model").model, torch.rand(1, 5, 32, 64)
+    with torch.no_grad():
+        expected = F.interpolate(theirs((image - 0.5) / 0.25).logits, (32, 64), mode="bilinear")
+        assert torch.allclose(model(image), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torchvision:fcn_resnet50", "smp:Unet", "hf:segformer"])
+def test_kernels_that_are_not_ours_cannot_be_kept(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FullyconvError, match=rf"SEG-T012 .*{name} keeps its own upsampling; leave --upscore out"):
+        fullyconv.import_weights(tmp_path, as_=name, out=tmp_path / "model", upscore="all")
 
 
 def test_what_is_no_segformer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

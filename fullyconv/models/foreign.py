@@ -161,12 +161,14 @@ class Checkpoint:
 
     Args:
         names: Of its classes.
+        bands: Of its images.
         config: What differs from the default configuration of its kind, but for the classes.
         tensors: Its weights, by the names of the installed version, whatever the file calls them.
         statistics: Mean and std of each band, where the folder tells them.
     """
 
     names: tuple[str, ...]
+    bands: int
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     statistics: Mapping[str, Sequence[float]]
@@ -211,13 +213,16 @@ def read_checkpoint(folder: Path, kind: str) -> Checkpoint:
             "SEG-M023", f"{folder} holds no segmentation network: it lacks {sorted(found['missing_keys'])[0]}"
         )
     labels = network.config.id2label
+    bands = getattr(network.config, "backbone_config", network.config).num_channels
     theirs = ("id2label", "label2id", "architectures", "transformers_version", "dtype", "model_type", "num_channels")
-    images = _json(folder / "preprocessor_config.json")
+    told = _json(folder / "preprocessor_config.json")
+    images = {key: told.get(f"image_{key}", ()) for key in ("mean", "std")}
     return Checkpoint(
         names=tuple(labels[index] for index in range(len(labels))),
+        bands=bands,
         config={key: value for key, value in network.config.to_diff_dict().items() if key not in theirs},
         tensors=network.state_dict(),
-        statistics={key: images[f"image_{key}"] for key in ("mean", "std") if f"image_{key}" in images},
+        statistics={key: values for key, values in images.items() if len(values) == bands},
     )
 
 
