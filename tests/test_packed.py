@@ -1,18 +1,20 @@
 """A packed network gives the network's scores, at every size, and leaves the network alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from thin import make_thin
-from torch import nn
+from torch import Tensor, nn
 
 from fullyconv.models import FCN, create
+from fullyconv.models.classic import Rectified
 from fullyconv.runtimes import fusion
 from fullyconv.runtimes.fusion import PackedConv, UnfoldedConv, packed_graph
 from fullyconv.runtimes.packed import NotPackable, packed
+from fullyconv.surgery.graphs import traced
 
 SIZES = [(1, 1), (37, 53), (64, 64), (101, 75)]
 NETS: dict[str, dict[str, Any]] = {
@@ -51,12 +53,12 @@ def network(**options: Any) -> FCN:
     return model
 
 
-def images(model: FCN, size: tuple[int, int]) -> torch.Tensor:
+def images(model: FCN, size: tuple[int, int]) -> Tensor:
     return torch.rand(2, model.mean.shape[1], *size, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
-def difference(model: FCN, scores: torch.Tensor, image: torch.Tensor) -> float:
+def difference(model: FCN, scores: Tensor, image: Tensor) -> float:
     """The largest difference from the network's own scores, as a share of the largest of them."""
     expected = model.scores(image)
     return float((scores - expected).abs().max() / expected.abs().max())
@@ -86,6 +88,63 @@ def test_every_layer_of_a_resnet_becomes_a_packed_convolution_or_its_pool() -> N
     kinds = {type(graph.get_submodule(node.target)) for node in graph.graph.nodes if node.op == "call_module"}
     assert kinds <= {PackedConv, nn.MaxPool2d, nn.AvgPool2d}
     assert not [node for node in graph.graph.nodes if node.op in ("call_function", "call_method")]
+
+
+class SiLU(nn.SiLU):
+    """A layer that inherits from torch's and computes otherwise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * torch.sigmoid(4 * input)
+
+
+class Odd(nn.Module):
+    """What is no plain run of convolution, sum and activation."""
+
+    def __init__(self, compute: Callable[["Odd", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.steep = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), SiLU()
+        self.compute = compute
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.compute(self, self.first(image))
+
+
+def overwritten(net: Odd, image: Tensor) -> Tensor:
+    side = net.second(image)
+    return side + image.relu_()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda net, image: torch.add(image, net.second(image), alpha=0.1),
+        lambda net, image: net.second(net.second(image).relu()),
+        lambda net, image: net.steep(net.second(image)),
+        lambda net, image: F.gelu(net.second(image), approximate="tanh"),
+        overwritten,
+    ],
+    ids=["weighted sum", "layer run twice", "layer that inherits", "gelu by tanh", "overwritten"],
+)
+@torch.no_grad()
+def test_what_is_fused_is_what_it_is_taken_for(compute: Callable[[Odd, Tensor], Tensor]) -> None:
+    plain = traced(Odd(compute))
+    image = torch.randn(2, 3, 9, 12)
+    assert torch.allclose(packed_graph(plain, 3, torch.float32)(image.clone()), plain(image), rtol=0, atol=1e-5)
+
+
+def test_a_packed_trunk_that_gives_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fusion.ACTIVATIONS, nn.ReLU, "tanh")
+    with pytest.raises(NotPackable, match="not what they give one by one"):
+        packed(create("fcn8s-test_resnet", 5))
+
+
+@pytest.mark.parametrize(("kind", "bias"), [(nn.Conv2d, False), (Rectified, True)])
+def test_a_score_layer_of_ones_own_is_computed_as_it_is(kind: type[nn.Conv2d], bias: bool) -> None:
+    model = network(name="fcn8s-test_resnet")
+    finest, layer = next(iter(model.score_layers.items()))
+    model.score_layers[finest] = kind(layer.in_channels, 5, 1, bias=bias)  # type: ignore[arg-type]
+    image = images(model, (64, 64))
+    assert difference(model, packed(model)(image), image) < 1e-5
 
 
 def test_the_given_network_stays_as_it_is() -> None:

@@ -11,13 +11,14 @@ from torch import Tensor, fx, nn
 
 from fullyconv.models import FCN
 from fullyconv.runtimes.borders import reuse_borders
-from fullyconv.runtimes.fusion import USUAL, Activation, PackedConv, packed_graph
+from fullyconv.runtimes.fusion import USUAL, Activation, PackedConv, folded, is_plain, packed_graph
 
 Precision = Literal["fp32", "bf16"]
 Scores = Callable[[Float[Tensor, "n c height width"]], Float[Tensor, "n k h w"]]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-TRIED = (1, 64, 64)  # images, height and width
+TRIED = 64  # height and width of a trial image
+OFF = {"fp32": 1e-4, "bf16": 0.2}  # of a map's largest value: what rounding may change, and what is another network
 
 
 class NotPackable(ValueError):  # noqa: N818 - it says what the network is
@@ -35,28 +36,34 @@ def packed(model: FCN, *, precision: Precision = "fp32") -> Scores:
             is float32, and so is the normalisation of the image.
 
     Raises:
-        NotPackable: If a trunk has no graph, if torch has no oneDNN here, or if oneDNN or a layer has no bf16.
+        NotPackable: If a trunk has no graph, if torch has no oneDNN here, if oneDNN or a layer has no bf16, or if a
+            packed trunk gives something else for a small trial image.
     """
     _refuse_machine(precision)
     parts = [part for part in model.modules() if isinstance(part, FCN) and "trunk" in part._modules]
     if not parts:
         raise NotPackable(f"a {type(model).__name__} has no trunk that could be packed")
-    memo: dict[int, Any] = {id(tensor): tensor.detach() for tensor in chain(model.parameters(), model.buffers())}
-    for part in parts:
-        memo[id(part.trunk)] = _PackedTrunk(part.trunk, part.mean.shape[1], DTYPES[precision])
-        for grid, layer in zip(part.grids, part.score_layers.values(), strict=True):
-            memo[id(layer)] = _packed_score_layer(layer, int(grid.stride))
+    memo = _shared(model)
+    try:
+        for part in parts:
+            memo[id(part.trunk)] = _packed_trunk(part, precision)
+            for grid, layer in zip(part.grids, part.score_layers.values(), strict=True):
+                if type(layer) is nn.Conv2d and is_plain(layer):
+                    memo[id(layer)] = _packed_score_layer(layer, int(grid.stride))
+    except RuntimeError as error:
+        raise NotPackable(str(error).partition("\n")[0]) from error
     network = copy.deepcopy(model, memo).eval()
 
     @torch.no_grad()
     def scores(image: Float[Tensor, "n c height width"]) -> Float[Tensor, "n k h w"]:
         return network.scores(image)
 
-    try:
-        scores(torch.zeros(TRIED[0], model.mean.shape[1], *TRIED[1:]))
-    except RuntimeError as error:
-        raise NotPackable(str(error).partition("\n")[0]) from error
     return scores
+
+
+def _shared(network: nn.Module) -> dict[int, Any]:
+    """What lets a deep copy of a network share its tensors."""
+    return {id(tensor): tensor.detach() for tensor in chain(network.parameters(), network.buffers())}
 
 
 def _refuse_machine(precision: Precision) -> None:
@@ -66,13 +73,24 @@ def _refuse_machine(precision: Precision) -> None:
         raise NotPackable("oneDNN has no bf16 on this processor")
 
 
-def _packed_score_layer(layer: nn.Module, stride: int) -> PackedConv:
+def _packed_score_layer(layer: nn.Conv2d, stride: int) -> PackedConv:
     """A score layer in float32, for taps of this stride."""
-    assert isinstance(layer, nn.Conv2d)
-    assert layer.bias is not None
     shape = (USUAL[0], layer.in_channels, USUAL[1] // stride, USUAL[2] // stride)
-    weight, bias = layer.weight.detach(), layer.bias.detach()
-    return PackedConv(layer, weight, bias, Activation("none"), shape, torch.float32)
+    return PackedConv(layer, *folded(layer), Activation("none"), shape, torch.float32)
+
+
+@torch.no_grad()
+def _packed_trunk(model: FCN, precision: Precision) -> "_PackedTrunk":
+    """A network's trunk in packed form, which gives for noise what the trunk gives."""
+    bands, multiple = model.mean.shape[1], model.size_multiple
+    result = _PackedTrunk(model.trunk, bands, DTYPES[precision])
+    plain = copy.deepcopy(model.trunk, _shared(model.trunk)).eval()
+    side = -(-max(TRIED, model.least_size) // multiple) * multiple
+    image = torch.randn(1, bands, side, side, generator=torch.Generator().manual_seed(0))
+    for found, expected in zip(result(image), plain(image), strict=True):
+        if not (found - expected).abs().max() <= OFF[precision] * expected.abs().max():  # nor are NaN alike
+            raise NotPackable("what its packed layers give is not what they give one by one")
+    return result
 
 
 class _PackedTrunk(nn.Module):
