@@ -304,8 +304,8 @@ def _statistics(pairs: Sequence[Pair], bands: Sequence[int]) -> dict[str, list[f
 
 def some_pixels(pair: Pair, bands: Sequence[int]) -> Float[Tensor, "bands pixels"]:
     """A scene's pixels in [0, 1]; of a large one every 17th, which tells enough, and of the others nothing is kept."""
-    pixels = images.stack(pair.pictures, bands).flatten(1)
-    return images.to_float(pixels[:, ::17].clone() if pixels.shape[1] > 10_000 else pixels)
+    pixels = images.stack(pair.pictures, bands).flatten(1).unsqueeze(1)
+    return images.to_float(pixels[..., ::17].clone() if pixels.shape[2] > 10_000 else pixels).squeeze(1)
 
 
 def class_weights_of(decoder: Decoder, balance: Literal["log", "median"]) -> tuple[float, ...]:
