@@ -491,8 +491,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-T012": Fault(
         "An option that could do nothing",
-        "Two options exclude each other, or one changes a part of training, or of a network to import, that is left out "
-        "or fixed by another. To pass over it silently would be to do otherwise than was asked.",
+        "Two options exclude each other, or one changes a part of training, or of a network to import, that another "
+        "leaves out. To pass over it silently would be to do otherwise than was asked.",
         "Leave out the option that the message names, or give what it needs.",
     ),
     "SEG-T013": Fault(
@@ -506,6 +506,14 @@ FAULTS: dict[str, Fault] = {
         "A batch norm in training goes by the mean and the deviation of each channel over a part of a batch. Of one "
         "sample whose coarsest map is one cell there is one value, and no deviation.",
         "Give larger parts by --batch or a smaller --accumulate, or larger samples by --crop.",
+    ),
+    "SEG-T015": Fault(
+        "Memory ran out in training",
+        "What a network keeps for its gradients grows with the pixels that are computed at a time. A run that begins "
+        "on small samples (--growth) takes its full memory only after that.",
+        "Before the first step, nothing is lost: take more parts with --accumulate or smaller samples with --crop. "
+        "Later, --resume goes on from the last checkpoint where more memory is free, by the run's own plan; or begin "
+        "another run, which --pretrained starts from the model that this one has kept.",
     ),
     "SEG-T008": Fault(
         "The loss is not a number",
