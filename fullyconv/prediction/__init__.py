@@ -1,6 +1,7 @@
 """A model and one image of any size: `Segmenter` predicts, `Segmentation` is the answer."""
 
 from fullyconv.prediction.files import Predictions, predict_files
+from fullyconv.prediction.memory import ran_out
 from fullyconv.prediction.segmentation import Segmentation
 from fullyconv.prediction.segmenter import Segmenter, load, opened, predict, segmenters_of_heads
 from fullyconv.prediction.tiles import Tiling
@@ -14,5 +15,6 @@ __all__ = [
     "opened",
     "predict",
     "predict_files",
+    "ran_out",
     "segmenters_of_heads",
 ]

@@ -1,5 +1,6 @@
 """A part of a batch: what one process computes at a time."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -53,6 +54,30 @@ def refuse_lone_values(plan: Plan, processes: int, network: FCN, pairs: Sequence
             f"each part of a batch is one sample, the smallest of {height} x {width} pixels, of which batch norms get "
             f"a single value; use --batch {2 * plan.recipe.batch}{fewer}, or a larger --crop{steady}",
         ) from fault
+
+
+def out_of_memory(plan: Plan, processes: int, pairs: Sequence[Pair], step: int) -> FullyconvError:
+    """What tells that a step took more memory than there is, and what would take less.
+
+    Args:
+        plan: Of the run.
+        processes: That train together.
+        pairs: Training images.
+        step: How many were taken before.
+    """
+    mine = plan.recipe.batch // processes
+    height, width = max(_sizes(plan.recipe, pairs), key=math.prod)
+    finer = [f"--accumulate {parts}" for parts in range(plan.parts + 1, mine + 1) if mine % parts == 0]
+    crop = tuple(max(32, int(0.7 * side) // 32 * 32) for side in (height, width))  # half of the pixels
+    smaller = [f"--crop {crop[0]},{crop[1]}"] if crop != (height, width) else []
+    cure = f"train with {' or '.join([*finer[:1], *smaller]) or 'a smaller network'}"
+    if step:
+        cure = f"go on by --resume where more is free; a run keeps its batches, so for less, begin another and {cure}"
+    return FullyconvError(
+        "SEG-T015",
+        f"memory ran out at step {step}, of which a process computes {counted(mine // plan.parts, 'sample')} of up to "
+        f"{height} x {width} pixels at a time; {cure}",
+    )
 
 
 def _sizes(recipe: Recipe, pairs: Sequence[Pair]) -> list[tuple[int, int]]:

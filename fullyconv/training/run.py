@@ -22,7 +22,7 @@ from fullyconv.datasets.overlap import Seen
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import count, evaluate
 from fullyconv.models import FCN, create, start_from
-from fullyconv.prediction import Segmenter, load, segmenters_of_heads
+from fullyconv.prediction import Segmenter, load, ran_out, segmenters_of_heads
 from fullyconv.report import write_report
 from fullyconv.sampling import Stream
 from fullyconv.training import checkpoints
@@ -37,7 +37,7 @@ from fullyconv.training.folders import (
 )
 from fullyconv.training.journal import Journal
 from fullyconv.training.loading import CACHE_BYTES, Decoder, Feed, Samples, batches
-from fullyconv.training.parts import refuse_lone_values, refuse_uneven
+from fullyconv.training.parts import out_of_memory, refuse_lone_values, refuse_uneven
 from fullyconv.training.plan import (
     Plan,
     Precision,
@@ -390,12 +390,15 @@ class _Run:
             again = shlex.join(["fullyconv", "train", self.plan.data, "--out", str(self.folder), "--resume"])
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
             raise KeyboardInterrupt(f"stopped at step {loop.state.step}, {saved}; go on with: {again}") from None
-        except Exception:
+        except Exception as fault:
             if loop.state.step == 0 and loop.accelerator.is_main_process:  # so that --out is free for another try
                 for tracker in loop.accelerator.trackers:
                     tracker.finish()
                 shutil.rmtree(self.folder)
-            raise
+            if not ran_out(fault):
+                raise
+            processes, pairs = loop.accelerator.num_processes, self.dataset.pairs("train")
+            raise out_of_memory(self.plan, processes, pairs, loop.state.step) from fault
 
     def _finish(self, loop: "Loop", accelerator: "Accelerator", report: bool) -> TrainingRun:
         """Keeps the last model, and, for a report, scores the best one as `evaluate` does; on the first process."""
