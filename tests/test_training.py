@@ -40,6 +40,7 @@ from fullyconv.training.plan import (
     bands_of,
     crop_for,
     recipe_of,
+    recorded,
     seconds_of,
     some_pixels,
     steps_of,
@@ -359,6 +360,11 @@ def test_an_unlabelled_image_is_refused_before_anything_is_written(data, tmp_pat
     with pytest.raises(FullyconvError, match=r"SEG-T004.*split val"):
         train(replace(dataset, splits=splits), model=TINY, out=tmp_path / "run", steps=1)
     assert not (tmp_path / "run").exists()
+
+
+def test_data_are_named_as_a_command_takes_them(data):
+    given = f"folder:{data}?val=train"
+    assert recorded({"data": open_dataset(given), "also": [open_dataset(data)]}) == {"data": given, "also": [str(data)]}
 
 
 def test_nothing_to_resume_is_said(data, tmp_path):

@@ -343,13 +343,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, Dataset | Path):
-        return named(value)
+        return str(value)
     return value if isinstance(value, int | float | str) else None
-
-
-def named(data: str | Path | Dataset) -> str:
-    """How a data set is given on the command line, as far as that can be."""
-    return str(data.root if isinstance(data, Dataset) else data)
 
 
 def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:

@@ -45,7 +45,6 @@ from fullyconv.training.plan import (
     bands_of,
     class_weights_of,
     counted_pixels,
-    named,
     precision_of,
     recipe_of,
     recorded,
@@ -210,7 +209,7 @@ def train(
         return train_one(options, folder, True, resume)
     with process_group() as state:
         state.wait_for_everyone()  # till all have found the folder empty; one of them writes to it next
-        return train_in_stages(train_one, named(data), {**dict.fromkeys(options), **saved}, folder, dataset.layout)
+        return train_in_stages(train_one, str(data), {**dict.fromkeys(options), **saved}, folder, dataset.layout)
 
 
 def _new_plan(
@@ -238,7 +237,7 @@ def _new_plan(
         architecture = architecture_of(model, dataset, bands, **settings)
     budget = options["budget"]
     return Plan(
-        data=named(data),
+        data=str(data),
         fingerprint=fingerprint,
         architecture=architecture,
         recipe=recipe,
@@ -252,8 +251,8 @@ def _new_plan(
         class_weights=None,
         pretrained=options["pretrained"],
         bands=bands,
-        also=tuple(map(named, options["also"])),
-        val=None if options["val"] is None else named(options["val"]),
+        also=tuple(map(str, options["also"])),
+        val=None if options["val"] is None else str(options["val"]),
     )
 
 
