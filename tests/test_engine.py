@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,51 @@ def test_a_changed_weight_counts_at_once() -> None:
             layer.weight *= 2
             layer.bias *= 2
     assert off(scores(engine), 2 * before) < 1e-4
+
+
+def negated(model: FCN) -> dict[str, Tensor]:
+    return {name: -tensor if "score" in name else tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def step(model: FCN) -> None:
+    """Of a fused optimiser, which tells no tensor that it has changed."""
+    optimizer = torch.optim.AdamW(model.score_layers.parameters(), lr=1, fused=True)
+    for parameter in model.score_layers.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+CHANGES: dict[str, Callable[[FCN], object]] = {
+    "data": lambda model: [weight.data.neg_() for weight in model.score_layers.parameters()],
+    "one of a bias": lambda model: next(model.score_layers.children()).bias.data[1].add_(50),  # type: ignore[union-attr]
+    "other data": lambda model: [setattr(w, "data", -w.data) for w in model.score_layers.parameters()],
+    "assigned": lambda model: model.load_state_dict(negated(model), assign=True),
+    "fused step": step,
+    "replaced layer": lambda model: model.score_layers.update(
+        {"stride8": nn.Conv2d(model.score_layers["stride8"].in_channels, 2, 1)}  # type: ignore[arg-type]
+    ),
+    "replaced activation": lambda model: model.trunk.set_submodule("act1", nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_network_that_is_changed_unseen_counts_at_once(change: str) -> None:
+    model = network()
+    engine = Engine(model, "packed")
+    before = scores(engine)
+    CHANGES[change](model)
+    expected = scores(Engine(model, "torch"))
+    assert off(before, expected) > 1e-2
+    assert off(scores(engine), expected) < 1e-4
+
+
+def test_a_network_that_stays_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, made = network().to(memory_format=torch.channels_last), []  # type: ignore[call-overload]
+    monkeypatch.setitem(computing._MAKERS, "packed", lambda model, precision: made.append(1) or model.scores)
+    engine = Engine(model, "packed")
+    for _ in range(3):
+        scores(engine)
+    assert made == [1]
 
 
 def test_the_reference_switches_every_runtime_off(monkeypatch: pytest.MonkeyPatch) -> None:

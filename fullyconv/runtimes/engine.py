@@ -12,13 +12,14 @@ from fullyconv.models import FCN
 from fullyconv.runtimes.choice import fastest, remembered
 from fullyconv.runtimes.computing import Computing, Running, Runtime, refuse_impossible, start
 from fullyconv.runtimes.packed import Precision
+from fullyconv.runtimes.weights import Weights
 
 
 class Engine:
     """Computes the coarse scores of a network by a runtime, which starts at the first image.
 
     In fp32 every runtime gives what the network gives up to rounding, within 1e-4 of the largest score. Weights are
-    packed or compiled as they are when a runtime starts; it starts again when one of them has been changed in place.
+    packed or compiled as they are when a runtime starts; it starts again when the network has changed, see `Weights`.
 
     Args:
         model: In evaluation mode whenever the engine computes.
@@ -41,8 +42,7 @@ class Engine:
         self.runtime = runtime
         self.precision = precision
         self.folder = folder
-        self._tensors = tuple(chain(model.parameters(), model.buffers()))
-        self._weights: tuple[int, ...] = ()
+        self._weights = Weights(model)
         self._running: Running | None = None
 
     def scores(self, image: Float[Tensor, "n c height width"]) -> Float[Tensor, "n k h w"]:
@@ -56,10 +56,11 @@ class Engine:
         """
         if reference_forced():
             return self.model.scores(image).float()
-        weights = self._state()
-        if self._running is not None and weights == self._weights:
+        # The plain network has no copy that could be out of date.
+        if self._running is not None and (self.chosen == "torch" or self._weights.are_those_of(self.model)):
             return self._running.compute(image)
-        self._running, self._weights = self._start(image), weights
+        self._weights = Weights(self.model)
+        self._running = self._start(image)
         return self._running.first
 
     def to_json(self) -> dict[str, str]:
@@ -103,9 +104,3 @@ class Engine:
             return []
         known = remembered(self.folder, self.precision)
         return ["packed"] if known is None else [known, "packed"]
-
-    def _state(self) -> tuple[int, ...]:
-        """What changes when a weight is changed in place, or all are moved; 0.1 ms for a resnet50."""
-        # A tensor made in inference mode counts no changes.
-        versions = (0 if tensor.is_inference() else tensor._version for tensor in self._tensors)
-        return (self._tensors[0].data_ptr(), *versions)
