@@ -10,14 +10,23 @@ import timm
 import torch
 from torch import Tensor, fx, nn
 
-from fullyconv import artefact
+from fullyconv import artefact, means
 from fullyconv.arguments import Count, Within, bounded
 from fullyconv.datasets.classes import read_json, read_labels
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import MOST_CLASSES, LabelSet
 from fullyconv.models import FCN, Classifier, Upscoring, classifier, create, dense_form, fcn_over
+from fullyconv.models.caffe import in_names_of_classifiers
 from fullyconv.models.classic import CLASSICS, in_geometry
-from fullyconv.models.classifiers import in_bands_of, is_in_file, native_size, not_convertible, settings_of
+from fullyconv.models.classifiers import (
+    in_bands,
+    in_bands_of,
+    is_in_file,
+    native_size,
+    not_convertible,
+    settings_of,
+    statistics_of,
+)
 from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import read_weights
 from fullyconv.prediction import Segmenter
@@ -25,7 +34,7 @@ from fullyconv.surgery import DenseClassifier, NotConvertible, Transplant, descr
 from fullyconv.wording import counted
 
 EXACT = 1e-4  # of the largest logit: what a conversion may change
-_IDLE = re.compile(r"^(aux|AuxLogits)[^.]*\.|num_batches_tracked$")  # weights that only training reads
+_IDLE = re.compile(r"^(aux|AuxLogits|loss[12])[^.]*\.|num_batches_tracked$")  # weights that only training reads
 
 # New classes and the classifier's own that each of them stands for.
 Origins = Mapping[str, Sequence[int]]
@@ -224,7 +233,7 @@ def _given(network: nn.Module, channels: int) -> Classifier:
     network = in_bands_of(twin(network), channels)  # the caller's own stays as it is
     is_timms = timm.is_model(known)
     name = known if is_timms else type(network).__name__
-    return Classifier(name, network, native_size(network), own=not is_timms)
+    return Classifier(name, network, native_size(network), statistics_of(network), own=not is_timms)
 
 
 def _as_said(
@@ -340,13 +349,14 @@ def _loaded(name: str, channels: int, pretrained: str) -> Classifier:
     if pretrained in ("hub", "none"):
         return source
     weights = read_weights(Path(pretrained))
-    taken = transplant(source.network, weights.tensors)
-    resized = [key for key in taken.missing if key in weights.tensors]  # the head, of another number of classes
+    tensors = in_names_of_classifiers(weights) if weights.caffe else weights.tensors
+    taken = transplant(source.network, in_bands(tensors, source.network, channels))
+    resized = [key for key in taken.missing if key in tensors]  # the head, of another number of classes
     if resized and not is_in_file(name):
-        source = classifier(name, channels=channels, num_classes=len(weights.tensors[resized[-1]]))
-        taken = transplant(source.network, weights.tensors)
+        source = classifier(name, channels=channels, num_classes=len(tensors[resized[-1]]))
+        taken = transplant(source.network, in_bands(tensors, source.network, channels))
     _refuse_misfit(taken, name, pretrained)
-    return source
+    return replace(source, statistics=means.statistics("voc")) if weights.caffe else source
 
 
 def _refuse_misfit(taken: Transplant, name: str, file: str) -> None:

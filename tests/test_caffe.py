@@ -8,11 +8,12 @@ from caffe_files import LEAVES, dense, saved, snapshot, theirs, two_headed, two_
 from thin import make_thin
 from torch import Tensor, nn
 
+import fullyconv
 from fullyconv.errors import FullyconvError
-from fullyconv.means import IMAGENET_STD
+from fullyconv.means import BGR_MEANS, IMAGENET_STD
 from fullyconv.models import FCN, create, start_from
 from fullyconv.models.caffe import BRANCHES, Name, in_our_names, parsed, towers_of
-from fullyconv.models.classic import torchvision_names
+from fullyconv.models.classic import ClassicNet, torchvision_names
 from fullyconv.models.weights import PUBLISHED, Weights, read_weights
 from fullyconv.surgery import bilinear_kernel
 
@@ -249,6 +250,25 @@ def test_a_classifier_of_caffe_starts_a_network(tmp_path, trunk):
         assert taken.missing == ("score_layers.stride32.weight", "score_layers.stride32.bias")
         for key, tensor in model.trunk.state_dict().items():
             assert torch.equal(fresh.trunk.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "googlenet"])
+def test_a_classifier_of_caffe_is_converted_with_its_colours_and_statistics(tmp_path, name):
+    net = ClassicNet(name)
+    first = next(iter(net.state_dict()))
+    branches = {ours: theirs for theirs, ours in BRANCHES.items()}
+    state = {"loss1/fc.weight": torch.ones(2, 2), "loss1/fc.bias": torch.ones(2)} if name == "googlenet" else {}
+    for key, tensor in net.state_dict().items():
+        block, _, branch = key.rpartition(".")[0].partition(".")
+        layer = f"{block}/{branches[branch]}" if branch else block.replace("_", "/", 1)
+        state[f"{layer}.{key.rpartition('.')[2]}"] = tensor.flip(1) if key == first else tensor
+    model = fullyconv.convert(name, classes=2, pretrained=str(snapshot(tmp_path, state))).model
+    assert all(
+        torch.equal(tensor.flatten(), net.state_dict()[key].flatten())
+        for key, tensor in model.trunk.state_dict().items()
+    )
+    assert (255 * model.std).flatten().tolist() == pytest.approx([1, 1, 1])
+    assert (255 * model.mean).flatten().tolist() == pytest.approx(BGR_MEANS["voc"][::-1])
 
 
 def classifier(tmp_path):

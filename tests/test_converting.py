@@ -123,6 +123,17 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
         fullyconv.convert("test_resnet", classes=2, pretrained=str(file))
 
 
+def test_a_file_for_colours_gives_a_fourth_band_their_mean(tmp_path: Path) -> None:
+    network = classifier("test_resnet").network
+    save_file(network.state_dict(), tmp_path / "colours.safetensors")
+    model = fullyconv.convert(
+        "test_resnet", classes=2, channels=4, pretrained=str(tmp_path / "colours.safetensors")
+    ).model
+    kernels = model.trunk.get_submodule("conv1.0").weight
+    assert torch.equal(kernels[:, :3], network.conv1[0].weight)
+    assert torch.allclose(kernels[:, 3], network.conv1[0].weight.mean(1))
+
+
 def test_training_tells_what_of_a_file_has_no_place(tmp_path: Path, capfd) -> None:
     data, file = squares(tmp_path / "data", train=2, val=1), tmp_path / "weights.safetensors"
     save_file({**classifier("test_resnet").network.state_dict(), "layer1.7.conv1.weight": torch.zeros(2)}, file)

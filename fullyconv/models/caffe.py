@@ -130,11 +130,25 @@ def in_our_names(weights: Weights, model: FCN) -> dict[str, Tensor]:
             name = f"score_layers.{SCORES[layer]}.{leaf}"
             tensor = tensor * factors[SCORES[layer]] if leaf == "weight" and SCORES[layer] in factors else tensor
         else:
-            name = f"trunk.{_trunk_layer(theirs.get(layer, layer))}.{leaf}"
-            first = theirs.get(layer, layer) in FIRST_LAYERS and leaf == "weight"
-            tensor = _turned(tensor) if first and weights.bgr else tensor
+            key, tensor = _of_classifier(theirs.get(layer, layer), leaf, tensor, bgr=weights.bgr)
+            name = f"trunk.{key}"
         ours[name if name in own else f"{layer}.{leaf}"] = tensor
     return ours
+
+
+def in_names_of_classifiers(weights: Weights) -> dict[str, Tensor]:
+    """The weights of a classifier of Caffe's as a `ClassicNet` takes them, for red, green and blue."""
+    theirs = torchvision_names()
+    return dict(
+        _of_classifier(theirs.get(layer, layer), leaf, torch.cat(blocks), bgr=weights.bgr)
+        for (layer, leaf), blocks in _joined(weights).items()
+    )
+
+
+def _of_classifier(layer: str, leaf: str, tensor: Tensor, *, bgr: bool) -> tuple[str, Tensor]:
+    """A classifier's weight under our name."""
+    turned = bgr and layer in FIRST_LAYERS and leaf == "weight"
+    return f"{_trunk_layer(layer)}.{leaf}", _turned(tensor) if turned else tensor
 
 
 def tap_scales(weights: Weights) -> dict[str, Tensor] | None:

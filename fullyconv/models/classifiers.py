@@ -34,19 +34,15 @@ class Classifier:
         name: What it was asked for as; without `timm:`, unless that would name one of the paper's.
         network: The network itself.
         size: Height and width of the images that it is for.
+        statistics: The mean and std that its images, in [0, 1], are normalised with, where they are known.
         own: Whether only its code tells how it is built, so that a model folder must hold its graph.
     """
 
     name: str
     network: nn.Module
     size: tuple[int, int]
+    statistics: Mapping[str, Sequence[float]]
     own: bool = False
-
-    @property
-    def statistics(self) -> dict[str, Sequence[float]]:
-        """The mean and division that its images are normalised with, where it says; of images in [0, 1]."""
-        settings = settings_of(self.network)
-        return {key: settings[key] for key in ("mean", "std") if key in settings}
 
 
 def classifier(name: str, *, channels: int = 3, pretrained: bool = False, num_classes: int | None = None) -> Classifier:
@@ -76,9 +72,8 @@ def classifier(name: str, *, channels: int = 3, pretrained: bool = False, num_cl
         network, size = _timms(bare, channels, pretrained, num_classes), SIZE
         name = name if bare in CLASSICS else bare
     own = in_file or name.startswith(HUBS)
-    return Classifier(
-        Path(name).name if in_file else name, in_bands_of(network, channels), native_size(network, size), own
-    )
+    name = Path(name).name if in_file else name
+    return Classifier(name, in_bands_of(network, channels), native_size(network, size), statistics_of(network), own)
 
 
 def is_in_file(name: str) -> bool:
@@ -90,6 +85,12 @@ def native_size(network: nn.Module, size: tuple[int, int] = SIZE) -> tuple[int, 
     """The height and width that a network says it is for, as timm's networks do, or else the given one."""
     height, width = settings_of(network).get("input_size", (3, *size))[1:]
     return height, width
+
+
+def statistics_of(network: nn.Module) -> dict[str, Sequence[float]]:
+    """The mean and std that a network says its images are normalised with."""
+    settings = settings_of(network)
+    return {key: settings[key] for key in ("mean", "std") if key in settings}
 
 
 def settings_of(network: nn.Module) -> Mapping[str, Any]:
