@@ -82,6 +82,7 @@ class Report:
         title: What was scored on what.
         view: Gives the image of an index, for the pictures of the worst.
         notes: What was inferred about the data, in sentences for the user.
+        runtime: What computed the predictions, as `Engine.to_json` tells; none if they were found in files.
     """
 
     labels: LabelSet
@@ -89,6 +90,7 @@ class Report:
     title: str
     view: Callable[[int], View]
     notes: tuple[str, ...] = ()
+    runtime: Mapping[str, str] | None = None
 
     @property
     def confusion(self) -> Int64[Tensor, "k k"]:
@@ -124,6 +126,7 @@ class Report:
             "images": len(self.tally.names),
             "title": self.title,
             "notes": list(self.notes),
+            "runtime": self.runtime,
         }
         return _without_nan(values)  # type: ignore[no-any-return]
 
@@ -229,7 +232,8 @@ def evaluate(
         return View(images.to_rgb(image), truth.numpy(), segmenter(image).mask)
 
     notes = (*_trained_on(segmenter, dataset, split), *dataset.notes, *_computed_in(segmenter))
-    report = Report(segmenter.labels, tally, f"{name} on {dataset.root}, split {split}", view, notes)
+    title = f"{name} on {dataset.root}, split {split}"
+    report = Report(segmenter.labels, tally, title, view, notes, segmenter.engine.to_json())
     if out is not None:
         report.write(out)
     return report
