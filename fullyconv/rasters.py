@@ -254,9 +254,10 @@ class Zarr(Raster):
 
     def read(self, rows: slice, columns: slice) -> Array:
         try:
-            pixels = np.asarray(self.array[:, rows, columns] if self.bands_first else self.array[rows, columns])
+            stored = np.asarray(self.array[:, rows, columns] if self.bands_first else self.array[rows, columns])
         except (OSError, ValueError, RuntimeError) as error:
             raise FullyconvError("SEG-D009", f"{self.path} cannot be decoded: {error}") from None
+        pixels = stored.astype(stored.dtype.newbyteorder("="), copy=False)  # the only order that torch knows
         if pixels.ndim == 2:
             return pixels[..., None]
         return np.moveaxis(pixels, 0, 2) if self.bands_first else pixels
@@ -303,9 +304,10 @@ def _opened_zarr(path: Path) -> Zarr:
     except ImportError:
         raise FullyconvError("SEG-D024", f"{path} is a zarr array; to read those: {tiffs.INSTALL}") from None
     try:
-        found = zarr.open(path, mode="r")
-        # Of an image at several resolutions, as OME-Zarr keeps it, 0 is the finest.
-        array: Any = found["0"] if isinstance(found, zarr.Group) else found
+        array: Any = zarr.open(path, mode="r")
+        # Of several images, as bioformats2raw lays them out, 0 is the first; of its resolutions in OME-Zarr the finest.
+        while isinstance(array, zarr.Group):
+            array = array["0"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FullyconvError("SEG-D009", f"{path} cannot be opened as a zarr array: {error}") from None
     shape = tuple(array.shape)

@@ -176,6 +176,23 @@ def test_the_finest_of_several_resolutions_is_read(tmp_path: Path) -> None:
         assert raster.read(slice(1, 3), slice(0, 5)).tolist() == [[[7]] * 5] * 2
 
 
+def test_the_first_of_several_images_is_read(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "image.zarr", mode="w", zarr_format=2).create_group("0")
+    group.create_array("0", shape=(40, 50), dtype="uint8", chunks=(40, 50))[:] = 7
+    with rasters.opened(tmp_path / "image.zarr") as raster:
+        assert raster.size == (40, 50)
+        assert raster.read(slice(1, 2), slice(0, 3)).tolist() == [[[7]] * 3]
+
+
+@pytest.mark.parametrize("dtype", [">u2", "<u4", ">f4"])
+def test_a_zarr_array_of_any_byte_order_becomes_an_image(dtype: str, tmp_path: Path) -> None:
+    values = np.linspace(0, 1, 12).reshape(3, 4) if "f" in dtype else np.arange(12).reshape(3, 4) * 5000
+    zarr.create_array(tmp_path / "image.zarr", shape=(3, 4), dtype=dtype, zarr_format=2)[:] = values
+    with rasters.opened(tmp_path / "image.zarr") as raster:
+        image = images.as_tensor(raster.read(slice(0, 3), slice(0, 4)), channels=1)
+    assert np.allclose(image[0], values if "f" in dtype else values / 65535, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(0, 10, 3), (10,), (2, 3, 4, 5)])
 def test_zarr_arrays_that_are_no_images_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
     zarr.create_array(tmp_path / "image.zarr", shape=shape, dtype="uint8", chunks=tuple(max(1, n) for n in shape))
