@@ -82,6 +82,14 @@ def test_prediction_leaves_the_mode_of_the_model_alone(segmenter):
     assert segmenter.model.training
 
 
+def test_frozen_layers_stay_frozen_and_others_train_on(segmenter):
+    layers = list(segmenter.model.train().modules())
+    for layer in layers[1::2]:
+        layer.training = False
+    segmenter(torch.rand(3, 40, 50))
+    assert [layer.training for layer in layers] == [number % 2 == 0 for number in range(len(layers))]
+
+
 def test_further_pictures_of_a_scene_follow_the_image(tmp_path):
     architecture = {"name": "fcn8s-test_resnet", "num_classes": 3, "channels": 4}
     model = create(**architecture).eval()

@@ -98,12 +98,12 @@ class Segmenter:
 
     def computed_by(self, runtime: Runtime, precision: Precision) -> "Segmenter":
         """The same segmenter, and those of its heads, with another engine."""
-        others = [copy.copy(each) for each in self.heads.values()] or [copy.copy(self)]
-        heads = dict(zip(self.heads, others, strict=False))
-        for other in others:
-            other.heads = heads
-            other.engine = Engine(other.model, runtime, precision, folder=self.engine.folder)
-        return next(other for other in others if other.model is self.model)
+        other = copy.copy(self)
+        other.heads = {name: other if head is self else copy.copy(head) for name, head in self.heads.items()}
+        for each in (other, *other.heads.values()):
+            each.heads = other.heads
+            each.engine = Engine(each.model, runtime, precision, folder=self.engine.folder)
+        return other
 
     def named_architecture(self) -> dict[str, Any]:
         """The arguments of `models.create` that build the network again.
@@ -277,12 +277,12 @@ def stacked(segmenter: Segmenter, pictures: Sequence[Picture]) -> Shaped[Tensor,
 
 @contextmanager
 def evaluating(model: FCN) -> Iterator[None]:
-    """Puts a network that is training into evaluation mode for a while."""
-    if not model.training:  # to go through a resnet50's modules takes 2 ms
-        yield
-        return
-    model.eval()
+    """Puts the layers of a network that are training into evaluation mode for a while."""
+    layers = [layer for layer in model.modules() if layer.training]
+    for layer in layers:
+        layer.training = False
     try:
         yield
     finally:
-        model.train()
+        for layer in layers:
+            layer.training = True
