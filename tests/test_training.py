@@ -12,6 +12,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from scenes import save, squares
 
+from fullyconv import doctor
 from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import evaluate
@@ -471,6 +473,18 @@ def test_a_mask_of_another_size_is_named(tmp_path, data):
         Decoder([broken], dataset.labels, (3,))
     with pytest.raises(FullyconvError, match="SEG-T004"):
         Decoder([type(pair)(pair.name, pair.image, None)], dataset.labels, (3,))
+
+
+def test_a_bad_image_for_validation_is_told_before_training_begins(data, tmp_path, monkeypatch):
+    dataset = open_dataset(data)
+    bad = shutil.copy(dataset.pairs("val")[-1].image, tmp_path / "bad.png")
+    bad.write_bytes(bad.read_bytes()[:-1000])
+    val = (*dataset.pairs("val")[:-1], replace(dataset.pairs("val")[-1], image=bad))
+    few = partial(doctor.examine, limit=2)  # of so many images that the doctor does not decode them all
+    monkeypatch.setattr("fullyconv.training.run.doctor.examine", few)
+    with pytest.raises(FullyconvError, match=r"SEG-D009 .*bad\.png"):
+        train(replace(dataset, splits={**dataset.splits, "val": val}), model=TINY, out=tmp_path / "run", steps=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_faults_in_a_worker_keep_their_code(data, tmp_path):

@@ -66,6 +66,20 @@ class Decoder:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.kept[index] if self.kept else self._decode(index)
 
+    def try_share(self, process: int, processes: int) -> None:
+        """Decodes one process's share of the pairs and keeps nothing, so that what is wrong with them is said now.
+
+        Raises:
+            FullyconvError: For the first pair that cannot be read.
+        """
+
+        def attempt(index: int) -> None:
+            self._decode(index)
+
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(attempt, range(process, len(self.pairs), processes)):
+                pass
+
     def _bytes(self) -> int:
         """What all pairs take when decoded, judged by the first one's bands and types."""
         per_pixel = sum(tensor[..., 0, 0].numel() * tensor.element_size() for tensor in self._decode(0))

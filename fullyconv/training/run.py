@@ -169,7 +169,8 @@ def train(
         streams: Late fusion: bands of each of several networks, such as 3,1.
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment; 0 for none.
-        validations: How often the run is validated.
+        validations: How often the run is validated. All images for it are decoded once before training begins, so that
+            a bad one does not stop it later.
         report: A report at the end; without it, evaluate can draw one.
         seed: Of everything that chance decides.
 
@@ -289,13 +290,8 @@ class _Run:
         if plan.recipe.tune == "score":
             tune_scores_only(network)
         refuse_lone_values(plan, processes, network, self.dataset.pairs("train"))
-        decoder = Decoder(
-            self.dataset.pairs("train"),
-            self.dataset.labels,
-            plan.bands,
-            also=[(head.pairs("train"), head.labels) for head in self.dataset.also],
-            limit=CACHE_BYTES // processes,
-        )
+        self._decoder("val", limit=0).try_share(accelerator.process_index, processes)
+        decoder = self._decoder("train", limit=CACHE_BYTES // processes)
         if plan.recipe.balance != "none" and plan.class_weights is None:
             plan = replace(plan, class_weights=class_weights_of(decoder, plan.recipe.balance))
         plan, conversion = _converted(plan, decoder)
@@ -316,6 +312,10 @@ class _Run:
             with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
                 self._fit(loop, feed, journal, stop)
         return self._finish(loop, accelerator, report)
+
+    def _decoder(self, split: str, *, limit: int) -> Decoder:
+        first, *others = ((head.pairs(split), head.labels) for head in self.dataset.heads.values())
+        return Decoder(*first, self.plan.bands, also=others, limit=limit)
 
     def _loop(self, plan: Plan, network: FCN, ignore_index: int, accelerator: "Accelerator") -> "Loop":
         from fullyconv.training.loop import Loop, Objective, Pace
