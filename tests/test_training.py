@@ -241,10 +241,10 @@ def test_a_budget_ends_in_time(data, tmp_path):
 def test_slow_validation_takes_at_most_a_quarter_of_a_budget():
     pace = Pace(steps=None, budget_seconds=100.0, begun=time.monotonic())
     pace.keep_back(10)
-    assert pace.progress(0, elapsed=45) == 0.5
+    assert pace.progress(1, elapsed=45) == 0.5
     pace.keep_back(1000)
-    assert pace.progress(0, elapsed=37.5) == 0.5
-    assert pace.progress(0, elapsed=75) == 1
+    assert pace.progress(1, elapsed=37.5) == 0.5
+    assert pace.progress(1, elapsed=75) == 1
 
 
 def test_a_fourth_band_counts_unless_the_file_says_that_it_is_alpha(tmp_path):

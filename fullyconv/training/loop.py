@@ -68,9 +68,14 @@ class Pace:
             self.reserve_seconds = min(seconds, LARGEST_RESERVE * self.budget_seconds)
 
     def progress(self, step: int, elapsed: float) -> float:
-        """The share of the run that is over, in [0, 1]."""
+        """The share of the run that is over, in [0, 1].
+
+        A budget that is over before the first step begins with it: else a stage whose time those before have taken
+        could never be finished, however often it is resumed.
+        """
         if self.budget_seconds is not None:
-            return min(1.0, elapsed / max(self.budget_seconds - self.reserve_seconds, 1e-9))
+            share = elapsed / max(self.budget_seconds - self.reserve_seconds, 1e-9)
+            return 0.0 if share >= 1 and step == 0 else min(1.0, share)
         assert self.steps is not None
         return min(1.0, step / self.steps)
 
@@ -300,8 +305,7 @@ class Loop:
 
         Raises:
             InterruptedTrainingError: After Ctrl-C or SIGTERM, with a checkpoint written.
-            FullyconvError: SEG-T006 if a budget is over before the first step, SEG-T008 if the loss or a score is not a
-                number.
+            FullyconvError: SEG-T008 if the loss or a score is not a number.
         """
         last_checkpoint = time.monotonic()
         while True:
@@ -314,7 +318,6 @@ class Loop:
                 self.accelerator.wait_for_everyone()  # or a launcher would end the one that writes
                 raise InterruptedTrainingError
             if progress >= 1:
-                self._refuse_untrained(elapsed)
                 break
             loss = self._step(parts, amounts, progress)
             self._report_step(tell, loss, progress, elapsed)
@@ -330,13 +333,6 @@ class Loop:
         self.state.validations = self.validations
         self.checkpoint()
         return self.state
-
-    def _refuse_untrained(self, elapsed: float) -> None:
-        if self.state.step == 0:
-            raise FullyconvError(
-                "SEG-T006",
-                f"the budget was over before the first step, {elapsed:.0f} s after the start; give a longer --budget",
-            )
 
     @property
     def shown(self) -> FCN:
