@@ -1,5 +1,6 @@
 """Training: the same bits however it is interrupted or shared out, and a run folder that says what happened."""
 
+import errno
 import json
 import math
 import multiprocessing
@@ -14,6 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -122,6 +124,29 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(data, whole, tmp_
     (run / "plan.json").write_text((whole / "plan.json").read_text())
     train(data, out=run, resume=True, workers=0, report=False)
     assert equal(whole, run)
+
+
+def test_a_run_killed_before_its_start_is_saved_is_none(data, tmp_path, monkeypatch):
+    def killed(folder: Path, *_: object) -> None:
+        folder.mkdir(parents=True)
+        raise SystemExit
+
+    monkeypatch.setattr(checkpoints, "write", killed)
+    given = Segmenter(create(TINY, 2), open_dataset(data).labels, {"name": TINY, "num_classes": 2})
+    settings = {"batch": 2, "crop": (32, 32), "workers": 0, "precision": "fp32"}
+    with pytest.raises(SystemExit):
+        train(data, model=given, out=tmp_path / "run", steps=1, **settings)
+    with pytest.raises(FullyconvError, match=r"SEG-T002.*holds no plan\.json"):  # and none at random weights
+        train(data, out=tmp_path / "run", resume=True)
+    with pytest.raises(FullyconvError, match=r"SEG-T001.*no run that could go on; choose another name"):
+        train(data, out=tmp_path / "run", steps=1)
+
+
+def test_a_start_that_cannot_be_saved_leaves_nothing_behind(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "write", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        train(data, model=TINY, out=tmp_path / "run", steps=1, batch=2, crop=(32, 32), workers=0, precision="fp32")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -57,9 +57,9 @@ def run_folder(dataset: Dataset, model: str, out: Path | None, resume: bool) -> 
         numbered = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 1000))]
         return next(folder for folder in numbered if not folder.exists())
     if out.is_file() or (not resume and out.exists() and any(out.iterdir())):
-        raise FullyconvError(
-            "SEG-T001", f"{out} exists already; go on with that run by --resume, or choose another name with --out"
-        )
+        begun = (out / "plan.json").is_file() or staged_options(out)
+        cure = "go on with that run by --resume, or" if begun else "it holds no run that could go on;"
+        raise FullyconvError("SEG-T001", f"{out} exists already; {cure} choose another name with --out")
     return out
 
 

@@ -6,8 +6,8 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -66,7 +66,7 @@ from fullyconv.wording import counted
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from fullyconv.training.loop import Loop, StopRequest
+    from fullyconv.training.loop import Loop
 
 CHECKPOINT_SECONDS = 60.0
 RECIPE_OPTIONS = ("batch", "optimizer", "schedule", "loss", "sampling", "balance", "ema", "growth", "tune")
@@ -299,18 +299,19 @@ class _Run:
             loop = self._loop(plan, network, decoder.ignore_index, accelerator)
             if goes_on:
                 loop.restore()
-            elif accelerator.is_main_process:
-                open_run(self.folder, plan, self.options)
-                loop.checkpoint()  # from here on, nothing that the run started from is needed again
-            accelerator.wait_for_everyone()
-            if tracker:
-                accelerator.init_trackers("tensorboard")
-            journal = Journal(self.folder, accelerator, from_step=loop.state.step)
-            told = _introduction(plan, self.examinations, self.dataset, network, loop.state.step, start)
-            for line in [*told, *conversion]:
-                journal.say(line)
-            with closing(self._feed(plan, decoder, accelerator, workers)) as feed:
-                self._fit(loop, feed, journal, stop)
+            with self._watched(loop):
+                if not goes_on and accelerator.is_main_process:
+                    loop.checkpoint()  # first: what has a plan can go on, and a given model's weights are nowhere else
+                    open_run(self.folder, plan, self.options)
+                accelerator.wait_for_everyone()
+                if tracker:
+                    accelerator.init_trackers("tensorboard")
+                journal = Journal(self.folder, accelerator, from_step=loop.state.step)
+                told = _introduction(plan, self.examinations, self.dataset, network, loop.state.step, start)
+                for line in [*told, *conversion]:
+                    journal.say(line)
+                with journal, closing(self._feed(plan, decoder, accelerator, workers)) as feed:
+                    loop.fit(feed, journal.write, stop)
         return self._finish(loop, accelerator, report)
 
     def _decoder(self, split: str, *, limit: int) -> Decoder:
@@ -379,12 +380,13 @@ class _Run:
 
         return Feed(open_at, plan.parts, recipe.growth)
 
-    def _fit(self, loop: "Loop", feed: Feed, journal: Journal, stop: "StopRequest") -> None:
+    @contextmanager
+    def _watched(self, loop: "Loop") -> Iterator[None]:
+        """Where the run is stopped, says how it goes on; where it fails before its first step, removes its folder."""
         from fullyconv.training.loop import InterruptedTrainingError
 
         try:
-            with journal:
-                loop.fit(feed, journal.write, stop)
+            yield
         except (InterruptedTrainingError, KeyboardInterrupt) as stopped:
             again = shlex.join(["fullyconv", "train", self.plan.data, "--out", str(self.folder), "--resume"])
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
@@ -393,7 +395,7 @@ class _Run:
             if loop.state.step == 0 and loop.accelerator.is_main_process:  # so that --out is free for another try
                 for tracker in loop.accelerator.trackers:
                     tracker.finish()
-                shutil.rmtree(self.folder)
+                shutil.rmtree(self.folder, ignore_errors=True)  # it may not even have been made
             if not ran_out(fault):
                 raise
             processes, pairs = loop.accelerator.num_processes, self.dataset.pairs("train")
