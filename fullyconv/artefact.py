@@ -52,11 +52,7 @@ def save(
         FullyconvError: SEG-M012 if the folder holds anything else than an earlier model.
     """
     _refuse_foreign(folder)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_tensors(fresh / WEIGHTS, state)
     config = {
         "format": FORMAT,
         "architecture": dict(architecture),
@@ -79,9 +75,16 @@ def save(
     }
     assert tuple(config) == OWN
     config |= facts or {}
-    (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (fresh / README).write_text(_readme(config), encoding="utf-8")
-    replace_folder(fresh, folder)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        write_tensors(fresh / WEIGHTS, state)
+        (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (fresh / README).write_text(_readme(config), encoding="utf-8")
+        replace_folder(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # what a full disk has let through would keep it full
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,20 @@ def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path: Path) -> 
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+@contextmanager
+def small_files() -> Iterator[None]:
+    """Lets the system refuse what goes beyond 1000 bytes of a file, as a full disk does."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the system refuses what goes beyond, as a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"File too large: '.*/model\.safetensors'") as held:
-            write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(1000)})
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    with small_files(), pytest.raises(OSError, match=r"File too large: '.*/model\.safetensors'") as held:
+        write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(1000)})
     assert held.value.errno == errno.EFBIG
 
 
@@ -52,6 +60,14 @@ class Scaled(nn.Module):
 def folder(tmp_path: Path) -> Path:
     fullyconv.convert(Scaled(), classes=2, size=8, stride=8).save(tmp_path / "model")
     return tmp_path / "model"
+
+
+def test_a_model_that_cannot_be_written_leaves_the_one_before(folder: Path) -> None:
+    before = (folder / "model.safetensors").read_bytes()
+    with small_files(), pytest.raises(OSError, match="File too large"):
+        fullyconv.convert(Scaled(), classes=2, size=8, stride=8).save(folder)
+    assert list(folder.parent.iterdir()) == [folder]
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 CODE = "__import__('pathlib').Path('sprung').touch()"
