@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
@@ -26,6 +27,7 @@ from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from fullyconv.wording import counted
 
 Role = Literal["image", "mask", "other"]
+Key = tuple[str, ...]
 
 # The words of folder and file names that say what a picture is. In order of preference: DRIVE keeps the vessels in
 # 1st_manual/ and the field of view in mask/.
@@ -223,74 +225,62 @@ def _twins(pictures: Sequence[Found]) -> tuple[list[Found], list[Found]]:
     return images, [one for both in twins for one in both if one not in photographs]
 
 
-Key = Callable[[Found], tuple[str, ...]]
-
-
 @dataclass(frozen=True)
 class Reading:
     """A way to read from file names which image and mask belong together: where their keys agree.
 
     Args:
-        image: The key of an image.
-        mask: The key of a mask.
+        image: What counts of an image's stem.
+        mask: What counts of a mask's stem.
         told: What the keys leave out, for the user; empty if that is nothing.
+        foldered: Whether the folders count, too.
     """
 
-    image: Key
-    mask: Key
+    image: Callable[[str], str]
+    mask: Callable[[str], str]
     told: str = ""
+    foldered: bool = True
+
+    def pairs(self, images: Sequence[Found], masks: Sequence[Found]) -> list[tuple[Found, Found]]:
+        """The pairs whose keys agree."""
+        return _agreeing(self._keyed(images, self.image), self._keyed(masks, self.mask))
+
+    def _keyed(self, found: Sequence[Found], part: Callable[[str], str]) -> list[tuple[Key, Found]]:
+        return [((*(one.group if self.foldered else ()), part(one.path.stem)), one) for one in found]
 
 
 def _match(images: Sequence[Found], masks: Sequence[Found]) -> tuple[list[tuple[Found, Found]], list[Found], list[str]]:
     """Pairs by the kind of mask, and by the reading of names, that pairs most; what is left over; and a note on the
     reading if it left out anything."""
     kinds = sorted({mask.kind for mask in masks}, key=lambda kind: PREFERENCE.index(kind) if kind in PREFERENCE else 99)
-    best: list[tuple[Found, Found]] = []
-    best_kind, told = kinds[0] if kinds else "", ""
-    for kind in kinds:
-        of_kind = [mask for mask in masks if mask.kind == kind]
-        for reading in _readings(images, of_kind):
-            pairs = _match_by(images, of_kind, reading.image, reading.mask)
-            if len(pairs) > len(best):
-                best, best_kind, told = pairs, kind, reading.told
-        if len(best) == len(images):
-            break
-    left = _left_over(images, [mask for mask in masks if mask.kind == best_kind], best)
+    alike = [[mask for mask in masks if mask.kind == kind] for kind in kinds]
+    tried = [
+        (reading.pairs(images, of_kind), of_kind, reading.told)
+        for of_kind in alike
+        for reading in _readings(images, of_kind)
+    ]
+    pairs, of_kind, told = max(tried, key=lambda one: len(one[0]), default=([], [], ""))
+    left = _left_over(images, of_kind, pairs)
     if not told:
-        return best, left, []
-    image, mask = best[0]
-    return best, left, [f"paired by name {told}: {image.path.as_posix()} with {mask.path.as_posix()}"]
+        return pairs, left, []
+    image, mask = pairs[0]
+    return pairs, left, [f"paired by name {told}: {image.path.as_posix()} with {mask.path.as_posix()}"]
 
 
 def _readings(images: Sequence[Found], masks: Sequence[Found]) -> list[Reading]:
     """Ways to read a key from names, the strictest first."""
     image_ends, mask_ends = (shared_ends([one.path.stem for one in found]) for found in (images, masks))
-
-    def whole(one: Found) -> tuple[str, ...]:
-        return (*one.group, one.path.stem)
-
-    def bare(one: Found) -> tuple[str, ...]:
-        return (*one.group, _bare(one.path.stem))
-
-    def image_core(one: Found) -> tuple[str, ...]:
-        return (*one.group, _core(one.path.stem, image_ends))
-
-    def mask_core(one: Found) -> tuple[str, ...]:
-        return (*one.group, _core(one.path.stem, mask_ends))
-
-    def stem_only(one: Found) -> tuple[str, ...]:
-        return (one.path.stem,)
-
-    def bare_only(one: Found) -> tuple[str, ...]:
-        return (_bare(one.path.stem),)
-
     role_words = "without words such as mask and train"
     return [
-        Reading(whole, whole),
-        Reading(bare, bare, role_words),
-        Reading(image_core, mask_core, f"without {_quoted(image_ends)} / {_quoted(mask_ends)}"),
-        Reading(stem_only, stem_only, "whatever the folder"),
-        Reading(bare_only, bare_only, f"whatever the folder, {role_words}"),
+        Reading(str, str),
+        Reading(_bare, _bare, role_words),
+        Reading(
+            partial(_core, ends=image_ends),
+            partial(_core, ends=mask_ends),
+            f"without {_quoted(image_ends)} / {_quoted(mask_ends)}",
+        ),
+        Reading(str, str, "whatever the folder", foldered=False),
+        Reading(_bare, _bare, f"whatever the folder, {role_words}", foldered=False),
     ]
 
 
@@ -325,22 +315,15 @@ def _core(stem: str, ends: tuple[str, str]) -> str:
     return core or stem
 
 
-def _match_by(
-    images: Sequence[Found], masks: Sequence[Found], image_key: Key, mask_key: Key
-) -> list[tuple[Found, Found]]:
+def _agreeing(images: Sequence[tuple[Key, Found]], masks: Sequence[tuple[Key, Found]]) -> list[tuple[Found, Found]]:
     """The pairs whose keys agree; a key that two images or two masks share decides nothing."""
-    image_counts = Counter(image_key(image) for image in images)
-    mask_counts = Counter(mask_key(mask) for mask in masks)
-    mask_of = {mask_key(mask): mask for mask in masks if mask_counts[mask_key(mask)] == 1}
-    keyed = ((image, mask_of.get(image_key(image))) for image in images if image_counts[image_key(image)] == 1)
-    return [(image, mask) for image, mask in keyed if mask is not None]
+    image_counts, mask_counts = (Counter(key for key, _ in keyed) for keyed in (images, masks))
+    mask_of = {key: mask for key, mask in masks if mask_counts[key] == 1}
+    return [(image, mask_of[key]) for key, image in images if image_counts[key] == 1 and key in mask_of]
 
 
 def _match_groups(images: Sequence[Found], masks: Sequence[Found]) -> tuple[list[tuple[Found, Found]], list[Found]]:
-    def key(one: Found) -> tuple[str, ...]:
-        return one.group
-
-    pairs = _match_by(images, masks, key, key)
+    pairs = _agreeing([(image.group, image) for image in images], [(mask.group, mask) for mask in masks])
     return pairs, _left_over(images, masks, pairs)
 
 
