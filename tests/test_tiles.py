@@ -221,3 +221,6 @@ def test_limits_of_control_groups_bound_the_free_memory(tmp_path: Path) -> None:
     (two / "memory.stat").write_text("inactive_file 7\n")
     assert list(memory._free_in_cgroups(members, mount)) == [350, 1907]
     assert list(memory._free_in_cgroups(tmp_path / "absent", mount)) == []
+    members.write_text("0::/session/step/task\n")
+    (two / "step" / "task").mkdir(parents=True)
+    assert list(memory._free_in_cgroups(members, mount)) == [1907]

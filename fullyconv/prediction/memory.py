@@ -3,7 +3,7 @@
 import ctypes
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -103,7 +103,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _free_in_cgroups(memberships: Path, mount: Path) -> Iterator[int]:
-    """What the limits of this process's control groups leave, versions 1 and 2.
+    """What the limits of this process's control groups leave, and those of the groups around them, versions 1 and 2.
 
     Args:
         memberships: The kernel's list, one `number:controllers:path` a line; there is none but on Linux.
@@ -120,7 +120,8 @@ def _free_in_cgroups(memberships: Path, mount: Path) -> Iterator[int]:
             ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         )
         # In a container the group is mounted as the root, under no path.
-        for folder in (root / path.lstrip("/"), root):
+        for group in (PurePosixPath(path), *PurePosixPath(path).parents):
+            folder = root / group.relative_to("/")
             limit, used = folder / names[0], folder / names[1]
             if limit.exists() and limit.read_text().strip() != "max":
                 yield int(limit.read_text()) - int(used.read_text()) + _reclaimable(folder / "memory.stat")
