@@ -1,5 +1,6 @@
 """The kernels: upsampled scores, their argmax and their cross-entropy, fast and plain."""
 
+import importlib
 import inspect
 import math
 import os
@@ -432,6 +433,21 @@ def test_kernels_run_silently_where_nothing_can_be_cached(tmp_path: Path) -> Non
         check=False,
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "24", "")
+
+
+def test_machine_code_is_made_anew_when_a_source_beside_it_changes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    head = "from fullyconv.kernels.compiling import compiled, compiled_once\n"
+    (tmp_path / "outer_loop.py").write_text(
+        f"{head}from inner_loop import inner\n@compiled_once\ndef outer(x):\n    return inner(x)\n"
+    )
+    for factor in (2, 30):  # of unlike length, as Python tells sources of one second apart
+        (tmp_path / "inner_loop.py").write_text(f"{head}@compiled\ndef inner(x):\n    return {factor} * x\n")
+        for name in ("outer_loop", "inner_loop"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        assert importlib.import_module("outer_loop").outer(10) == 10 * factor
+    assert list((tmp_path / "__pycache__").glob("outer_loop.outer-*.nbc"))
 
 
 def test_no_two_slabs_write_to_one_place(monkeypatch):
