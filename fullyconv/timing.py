@@ -29,11 +29,12 @@ def interleaved(
         if number >= least and time.monotonic() - begun > seconds:
             break
         for name, work in works.items():
-            taken[name].append(_seconds_of(work))
+            taken[name].append(seconds_of(work))
     return taken
 
 
-def _seconds_of(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """The seconds until a work is done, on the accelerator too."""
     _wait()
     begun = time.perf_counter()
     work()

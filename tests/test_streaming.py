@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fullyconv import cli
+from fullyconv import cli, timing
 from fullyconv.errors import FullyconvError
 from fullyconv.images import image_size
 from fullyconv.labels import LabelSet
@@ -243,6 +244,14 @@ def test_a_full_disk_is_told_before_or_when_it_is_full(
     predict_files(segmenter, [str(image)], out=tmp_path / "out", tile=64)
     predict_files(segmenter, [str(image)], out=tmp_path / "whole", tile=64)
     assert np.array_equal(labels_in(tmp_path / "out" / "field.tif"), labels_in(tmp_path / "whole" / "field.tif"))
+
+
+def test_the_time_that_is_told_is_that_of_the_accelerator(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "TRIAL_SIDE", 32)
+    monkeypatch.setattr(timing, "_wait", lambda: time.sleep(0.2))
+    assert streaming._seconds_per_pixel(segmenter) * 32**2 > 0.2
 
 
 def test_a_truncated_tiff_leaves_nothing_that_looks_whole(segmenter: Segmenter, image: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from fullyconv.prediction.segmenter import Segmenter, evaluating, stacked
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Plan, Tiling, chosen_tile, mask_rows, plan, whole_scores
 from fullyconv.progress import progress
 from fullyconv.rasters import Raster
+from fullyconv.timing import seconds_of
 from fullyconv.writing import whole, write_json
 
 PREVIEW_SIDE = 2048
@@ -224,9 +224,7 @@ def _seconds_per_pixel(segmenter: Segmenter) -> float:
     """Measured on a blank square, the second time, as runtimes prepare themselves the first time."""
     blank = torch.zeros(segmenter.channels, TRIAL_SIDE, TRIAL_SIDE)
     whole_scores(segmenter.engine, blank)
-    begun = time.perf_counter()
-    whole_scores(segmenter.engine, blank)
-    return (time.perf_counter() - begun) / TRIAL_SIDE**2
+    return seconds_of(lambda: whole_scores(segmenter.engine, blank)) / TRIAL_SIDE**2
 
 
 def _write(write: Callable[[Path], None], path: Path) -> None:
