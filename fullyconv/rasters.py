@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,6 +46,9 @@ class Raster(ABC):
     path: Path
     size: tuple[int, int]
     row_bytes: int
+
+    room: ClassVar[float]
+    """Bytes of the disk that `write_labels` takes for each of the label map's, if half of them are left at most."""
 
     @abstractmethod
     def read(self, rows: slice, columns: slice) -> Array:
@@ -160,6 +163,9 @@ class Tiff(Raster):
     bands: list[int]
     has_gaps: bool
 
+    # A half for the intermediate file, and for the finished one a half, its overviews' third and those in a draft.
+    room = 4 / 3
+
     def read(self, rows: slice, columns: slice) -> Array:
         window = ((rows.start, rows.stop), (columns.start, columns.stop))
         with decoding(self.path):
@@ -190,10 +196,12 @@ class Tiff(Raster):
         """
         import rasterio
         import rasterio.shutil
+        from rasterio._err import CPLE_BaseError  # what copying lets through, as it is or as a SystemError
         from rasterio.errors import RasterioError
 
         draft = path.with_name(f"{path.name}.draft")
         height, width = self.size
+        parts = [(first, min(height, first + BLOCK)) for first in range(0, height, BLOCK)]
         dtype = label_dtype(labels)
         profile = {"height": height, "width": width, "count": 1, "dtype": dtype, "nodata": labels.ignore_index}
         tiling = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate", "zlevel": 1}
@@ -205,13 +213,16 @@ class Tiff(Raster):
                     palette = np.array(labels.palette()).reshape(256, 3)
                     dataset.write_colormap(1, dict(enumerate(map(tuple, palette.tolist()))))
                 dataset.update_tags(classes=json.dumps(labels.names))
-                for first in range(0, height, BLOCK):
-                    last = min(height, first + BLOCK)
+                for first, last in parts:
                     dataset.write(rows(first, last), 1, window=((first, last), (0, width)))
             rasterio.shutil.copy(
                 draft, path, driver="COG", compress="DEFLATE", overview_resampling="MODE", bigtiff="IF_SAFER"
             )
-        except RasterioError as error:
+            with rasterio.open(path) as dataset:  # as GDAL is silent about what fails when it closes a file
+                for first, last in parts:
+                    if not np.array_equal(dataset.read(1, window=((first, last), (0, width))), rows(first, last)):
+                        raise RasterioError("it does not hold what was written")
+        except (RasterioError, CPLE_BaseError, SystemError) as error:
             raise FullyconvError(
                 "SEG-P007",
                 f"{path} cannot be written: {error.__cause__ or error}; free some space and repeat the command",
@@ -251,6 +262,8 @@ class Zarr(Raster):
 
     array: Any
     bands_first: bool
+
+    room = 1 / 2
 
     def read(self, rows: slice, columns: slice) -> Array:
         try:

@@ -231,6 +231,22 @@ def test_a_label_map_lies_where_its_image_lies(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["image.tif", "mask.tif"]
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.999], ids=["first file", "finished file", "end"])
+def test_a_disk_that_becomes_full_is_named(share: float, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of files are POSIX's")
+    mask = np.random.default_rng(0).integers(0, 3, (600, 600), np.uint8)
+    with rasters.opened(save_tiff(tmp_path / "image.tif", mask[..., None])) as raster:
+        raster.write_labels(tmp_path / "whole.tif", lambda first, last: mask[first:last], LABELS)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit = int(share * (tmp_path / "whole.tif").stat().st_size)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(FullyconvError, match=r"SEG-P007.*mask\.tif cannot be written"):
+                raster.write_labels(tmp_path / "mask.tif", lambda first, last: mask[first:last], LABELS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_many_classes_are_written_in_16_bits(tmp_path: Path) -> None:
     labels = LabelSet(tuple(map(str, range(300))))
     mask = np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE) % 300

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections import namedtuple
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fullyconv import cli, timing
+from fullyconv import cli, rasters, timing
 from fullyconv.errors import FullyconvError
 from fullyconv.images import image_size
 from fullyconv.labels import LabelSet
@@ -244,6 +245,15 @@ def test_a_full_disk_is_told_before_or_when_it_is_full(
     predict_files(segmenter, [str(image)], out=tmp_path / "out", tile=64)
     predict_files(segmenter, [str(image)], out=tmp_path / "whole", tile=64)
     assert np.array_equal(labels_in(tmp_path / "out" / "field.tif"), labels_in(tmp_path / "whole" / "field.tif"))
+
+
+def test_rows_draft_and_finished_file_must_have_room_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = streaming.Part(tmp_path / "mask.tif.part", (300, 200), np.dtype(np.uint8), rows=100)
+    needed = 200 * 200 + 60_000 // 2 + 60_000 // 2 * 4 // 3 + 60_000 // 2 // 3  # rows, draft, finished file, overviews
+    for free in (needed - 1, needed):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: namedtuple("Usage", "free")(free))
+        with pytest.raises(FullyconvError, match="SEG-P007") if free < needed else nullcontext():
+            part.refuse_full_disk(rasters.Tiff.room)
 
 
 def test_the_time_that_is_told_is_that_of_the_accelerator(

@@ -73,7 +73,7 @@ def stream(
         side = part.begun() or chosen_tile(model, size, tile, row_bytes)
         cut = plan(model, size, side)
         stack.enter_context(rasters.caching(cut.window[0] * row_bytes))
-        part.refuse_full_disk()
+        part.refuse_full_disk(pictures[0].room)
         with evaluating(model):
             if size[0] * size[1] > WHOLE_IMAGE_PIXELS:
                 _tell(segmenter, files[0], cut, row_bytes, part.rows)
@@ -145,9 +145,13 @@ class Part:
         self.path.unlink()
         self.state.unlink()
 
-    def refuse_full_disk(self) -> None:
-        """Raises SEG-P007 if the rows to come and the finished file, half as large at most, have no room."""
-        wanted = (self.size[0] - self.rows) * self._row_bytes + self.size[0] * self._row_bytes // 2
+    def refuse_full_disk(self, room: float) -> None:
+        """Raises SEG-P007 if the rows to come and what is written of all of them have no room.
+
+        Args:
+            room: Bytes that are written for each of the whole, while its rows still lie there.
+        """
+        wanted = (self.size[0] - self.rows) * self._row_bytes + int(room * self.size[0] * self._row_bytes)
         free = shutil.disk_usage(self.path.parent).free
         if free < wanted:
             raise FullyconvError(
