@@ -18,8 +18,12 @@ from fullyconv.runtimes.weights import Weights
 class Engine:
     """Computes the coarse scores of a network by a runtime, which starts at the first image.
 
-    In fp32 every runtime gives what the network gives up to rounding, within 1e-4 of the largest score. Weights are
-    packed or compiled as they are when a runtime starts; it starts again when the network has changed, see `Weights`.
+    In fp32 every runtime gives what the network gives up to rounding, within 1e-4 of the largest score. On GPUs torch
+    rounds what convolutions read to 10 bits of mantissa, in TF32, while `torch.backends.cudnn.allow_tf32` is on, as it
+    is at first: there the scores of a tile may differ by more than that from those of the whole image.
+
+    Weights are packed or compiled as they are when a runtime starts; it starts again when the network has changed, as
+    far as `Weights` sees.
 
     Args:
         model: In evaluation mode whenever the engine computes.
