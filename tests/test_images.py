@@ -33,7 +33,7 @@ BINARY = LabelSet(("background", "foreground"))
 def tifffile() -> Any:
     """Another library's writer of TIFFs, where ours can read them all."""
     pytest.importorskip("rasterio", reason="rasterio is not installed (extra: geo)")
-    return pytest.importorskip("tifffile", reason="tifffile is not installed (group: dev)")
+    return pytest.importorskip("tifffile")
 
 
 def upright_by_hand(array: np.ndarray[Any, Any], tag: int) -> np.ndarray[Any, Any]:

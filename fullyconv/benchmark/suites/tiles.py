@@ -42,7 +42,6 @@ def works(quick: bool) -> list[Work]:
             "the trunk alone, every pixel once",
             partial(_against_trunk, side, window),
             alike=False,
-            needs=("tifffile",),
             target=Target(aim=1, megabytes=IN_ALL),
             once=True,
         )
