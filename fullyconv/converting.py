@@ -180,8 +180,8 @@ def convert_classifier(
     if out.exists():
         raise FullyconvError("SEG-U008", f"{out} exists already; move it away or name another folder with --out")
     labels, origins = _classes(classes)
-    source, statistics = _as_said(_loaded(classifier, channels, pretrained), channels, size, mean, std)
-    segmenter, certificate = _converted(source, labels, origins, stride, channels, upscore, statistics)
+    source = _as_said(_loaded(classifier, channels, pretrained), channels, size, mean, std)
+    segmenter, certificate = _converted(source, labels, origins, stride=stride, channels=channels, upscore=upscore)
     artefact.save(out, segmenter.model, labels, segmenter.architecture, segmenter.facts)
     return Converted(out, segmenter.architecture["name"], certificate, bool(origins))
 
@@ -217,14 +217,14 @@ def convert(
         FullyconvError: As `convert_classifier`.
     """
     source = _loaded(classifier, channels, pretrained) if isinstance(classifier, str) else _given(classifier, channels)
-    source, statistics = _as_said(source, channels, size, mean, std)
+    source = _as_said(source, channels, size, mean, std)
     if isinstance(classes, int | str | Path):
         labels, origins = _classes(str(classes))
     elif isinstance(classes, Mapping):
         labels, origins = _named(classes), _checked(classes, "classes")
     else:
         labels, origins = _named(classes), None
-    return _converted(source, labels, origins, stride, channels, upscore, statistics)[0]
+    return _converted(source, labels, origins, stride=stride, channels=channels, upscore=upscore)[0]
 
 
 def _given(network: nn.Module, channels: int) -> Classifier:
@@ -242,8 +242,12 @@ def _as_said(
     size: int | tuple[int, int] | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-) -> tuple[Classifier, dict[str, Any]]:
-    """A classifier for images of the size, and what these are normalised with: as was said, or as it says of itself."""
+) -> Classifier:
+    """A classifier for images of the size and statistics that were said, else of those that it tells of itself.
+
+    Raises:
+        FullyconvError: SEG-U004 for statistics that are not of images in [0, 1] of so many bands.
+    """
     given = {key: tuple(values) for key, values in (("mean", mean), ("std", std)) if values is not None}
     for key, values in given.items():
         if len(values) != channels:
@@ -255,10 +259,8 @@ def _as_said(
             "by 255, --std too",
         )
     own = {key: values for key, values in source.statistics.items() if len(values) == channels}
-    statistics = own | given
-    if size is not None:
-        source = replace(source, size=(size, size) if isinstance(size, int) else size)
-    return source, statistics
+    sides = source.size if size is None else (size, size) if isinstance(size, int) else size
+    return replace(source, size=sides, statistics=own | given)
 
 
 def _named(names: Iterable[str]) -> LabelSet:
@@ -384,49 +386,51 @@ def _converted(
     source: Classifier,
     labels: LabelSet,
     origins: Origins | None,
+    *,
     stride: int | None,
     channels: int,
     upscore: Upscoring,
-    statistics: Mapping[str, Any],
 ) -> tuple[Segmenter, Certificate]:
-    images = torch.randn(2, channels, *source.size, generator=torch.Generator().manual_seed(0))
-    expected = _logits(source, images)
-    before = set(source.network.state_dict())
+    """The segmenter, and what the conversion changed.
+
+    Args:
+        source: Its network is taken apart.
+        labels: The new classes.
+        origins: The classifier's own that each of them stands for, if its head is kept.
+        stride: Of the finest map that is scored; if left out, the finest of 8, 16 and 32 that there is.
+        channels: Bands of the images.
+        upscore: Which upsampling kernels can be trained.
+    """
+    names = set(source.network.state_dict())
     try:
-        dense = dense_form(source, channels)
+        dense, max_abs, relative = _proven(source, channels)
         trunk, finest = _trunk(dense, source, stride)
         graph = {"graph": _description(trunk, source)} if source.own else {}
     except NotConvertible as error:
         raise not_convertible(source, error) from error
-    max_abs, relative = _difference(dense, images, expected)
-    if not relative < EXACT:
-        raise FullyconvError(
-            "SEG-M050",
-            f"the converted {source.name} gives other logits than the classifier at {source.size[0]} x "
-            f"{source.size[1]}: they differ by {relative:.1e} of the largest, and {EXACT:g} is allowed",
-        )
-    head = dense.score_layer if origins else None
-    kernel_size = head.kernel_size if head else (1, 1)
-    if not all(side % 2 for side in kernel_size):
-        raise FullyconvError(
-            "SEG-M002",
-            f"the head of {source.name} reads {kernel_size[0]} x {kernel_size[1]} cells, which have no middle one, so "
-            "it cannot be kept; give --classes a number or names for a new head",
-        )
-    model = fcn_over(trunk, len(labels), channels=channels, upscore=upscore, score_size=kernel_size, **statistics)
-    if head and origins:
-        _keep_head(model, head, origins)
-    kept = {name.removeprefix("network.") for name in trunk.state_dict()}
-    kept |= {name for name in before if name.startswith(_head_name(dense))} if origins else set()
+    score_size = _size_of_head(dense, source) if origins else (1, 1)
+    model = fcn_over(
+        trunk,
+        len(labels),
+        channels=channels,
+        mean=source.statistics.get("mean"),
+        std=source.statistics.get("std"),
+        upscore=upscore,
+        score_size=score_size,
+    )
+    if origins:
+        _keep_head(model, dense.score_layer, origins)
     architecture: dict[str, Any] = {
         "name": f"fcn{finest}s-{source.name}",
         "num_classes": len(labels),
         "channels": channels,
         "upscore": upscore,
-        "score_size": list(kernel_size),
+        "score_size": list(score_size),
         **graph,
     }
     _refuse_other_build(model, architecture, source)
+    kept = {name.removeprefix("network.") for name in trunk.state_dict()}
+    kept |= {name for name in names if origins and name.startswith(_head_name(dense))}
     certificate = Certificate(
         max_abs=max_abs,
         relative=relative,
@@ -436,12 +440,48 @@ def _converted(
         padding=max(0.0, float(-model.coarsest.first)),
         translation_exact=not model.global_operations,
         taps=_taps(trunk, model),
-        kept=tuple(sorted(before & kept)),
-        dropped=tuple(sorted(before - kept)),
+        kept=tuple(sorted(names & kept)),
+        dropped=tuple(sorted(names - kept)),
         mean=tuple(model.mean.flatten().tolist()),
         std=tuple(model.std.flatten().tolist()),
     )
     return Segmenter(model.eval(), labels, architecture, {"certificate": certificate.to_json()}), certificate
+
+
+def _proven(source: Classifier, channels: int) -> tuple[DenseClassifier | DenseTransformer, float, float]:
+    """The classifier as it slides; the largest difference of any logit, and the same as a share of the largest logit.
+
+    Raises:
+        FullyconvError: SEG-M002 if the classifier does not run; SEG-M050 if the logits differ too much.
+        NotConvertible: If it cannot slide.
+    """
+    images = torch.randn(2, channels, *source.size, generator=torch.Generator().manual_seed(0))
+    expected = _logits(source, images)
+    dense = dense_form(source, channels)
+    max_abs, relative = _difference(dense, images, expected)
+    if not relative < EXACT:
+        raise FullyconvError(
+            "SEG-M050",
+            f"the converted {source.name} gives other logits than the classifier at {source.size[0]} x "
+            f"{source.size[1]}: they differ by {relative:.1e} of the largest, and {EXACT:g} is allowed",
+        )
+    return dense, max_abs, relative
+
+
+def _size_of_head(dense: DenseClassifier | DenseTransformer, source: Classifier) -> tuple[int, int]:
+    """Height and width of the kernel that a head becomes which is kept.
+
+    Raises:
+        FullyconvError: SEG-M002 if it has no middle cell.
+    """
+    rows, columns = dense.score_layer.kernel_size
+    if rows % 2 and columns % 2:
+        return rows, columns
+    raise FullyconvError(
+        "SEG-M002",
+        f"the head of {source.name} reads {rows} x {columns} cells, which have no middle one, so it cannot be kept; "
+        "give --classes a number or names for a new head",
+    )
 
 
 @torch.no_grad()
