@@ -168,28 +168,45 @@ class Head:
 
     def _rewrite(self, node: fx.Node) -> None:
         sources = [source for source in node.all_input_nodes if source in self.windows]
+        windows = {self.windows[source] for source in sources}
         function = function_of(self.network, node)
-        if not sources:
-            raise self._refusal(node, f"{function} is none of {_PARTS}, of which a head is made")
-        source, value = sources[0], self.values[node]
-        window, before = self.windows[source], self.values[source]
-        cells, share = prod(window), before.shape.numel() // value.shape.numel()
-        if len(sources) == 1 and function in _RESHAPES and share == 1:
-            channels = before.shape.numel() // cells
-            if cells > 1 and len(value.shape) == 2 and before.shape[1] not in (channels, before.shape.numel()):
-                raise self._refusal(node, f"{function} puts positions before channels; flatten maps (N, C, H, W)")
-            self._replace(node, source, value, window)
-        elif len(sources) == 1 and function in (*_AVERAGES, *_MAXIMA) and share == cells:
-            self._replace(node, self._sliding_pool(node, source, window, function in _AVERAGES), value, (1, 1))
-        elif node.op == "call_module":
-            self._rewrite_layer(node, source, window)
-        elif function in _OVER_CLASSES and window == (1, 1):
+        if len(sources) == 1 and self._reshapes(node, sources[0]):
+            self._leave_out(node, sources[0])
+        elif len(sources) == 1 and self._pools(node, sources[0]):
+            self._let_pool_slide(node, sources[0])
+        elif sources and node.op == "call_module":
+            self._rewrite_layer(node, sources[0], self.windows[sources[0]])
+        elif windows == {(1, 1)} and function in _OVER_CLASSES:
             self._along_channels(node)
-            self.windows[node] = (1, 1)
-        elif function in _CELLWISE and len({self.windows[each] for each in sources}) == 1:
-            self.windows[node] = window
+        elif len(windows) == 1 and function in _CELLWISE:
+            self.windows[node] = self.windows[sources[0]]
         else:
             raise self._refusal(node, f"{function} is none of {_PARTS}, of which a head is made")
+
+    def _share(self, node: fx.Node, source: fx.Node) -> int:
+        """How many numbers of a node's source there are for each of its own."""
+        return self.values[source].shape.numel() // self.values[node].shape.numel()
+
+    def _reshapes(self, node: fx.Node, source: fx.Node) -> bool:
+        return function_of(self.network, node) in _RESHAPES and self._share(node, source) == 1
+
+    def _leave_out(self, node: fx.Node, source: fx.Node) -> None:
+        """A map stays a map; what is flattened must have its channels before its positions, as kernels have."""
+        before, after, cells = self.values[source].shape, self.values[node].shape, prod(self.windows[source])
+        channels = before.numel() // cells
+        if cells > 1 and len(after) == 2 and before[1] not in (channels, before.numel()):
+            function = function_of(self.network, node)
+            raise self._refusal(node, f"{function} puts positions before channels; flatten maps (N, C, H, W)")
+        self._replace(node, source, self.values[node], self.windows[source])
+
+    def _pools(self, node: fx.Node, source: fx.Node) -> bool:
+        whole = self._share(node, source) == prod(self.windows[source])
+        return whole and function_of(self.network, node) in (*_AVERAGES, *_MAXIMA)
+
+    def _let_pool_slide(self, node: fx.Node, source: fx.Node) -> None:
+        average = function_of(self.network, node) in _AVERAGES
+        pool = self._sliding_pool(node, source, self.windows[source], average)
+        self._replace(node, pool, self.values[node], (1, 1))
 
     def _rewrite_layer(self, node: fx.Node, source: fx.Node, window: Size) -> None:
         name = str(node.target)
@@ -235,11 +252,13 @@ class Head:
             return self.graph.call_module(name, (source,))
 
     def _along_channels(self, node: fx.Node) -> None:
+        """What stands over all classes, such as a softmax, stands over the channels of each cell."""
         arguments = dict(node.kwargs)
         if "dim" in arguments or len(node.args) < 2:
             node.kwargs = {**arguments, "dim": 1}
         else:
             node.args = (node.args[0], 1, *node.args[2:])
+        self.windows[node] = (1, 1)
 
     def _put(self, name: str, layer: nn.Module) -> None:
         self.network.delete_submodule(name)
