@@ -359,8 +359,8 @@ def precision_of(wanted: Precision) -> Literal["fp32", "bf16"]:
 def _bf16_pays() -> bool:
     """Whether a convolution's forward and backward pass is faster under bf16 autocast on this CPU.
 
-    Some have the instructions at half the rate of float32's. The two take turns, the best of five counts, and seconds are
-    those of the processor, so that other work on the machine does not decide.
+    Some have the instructions at half the rate of float32's. The two take turns, the best of five counts, and the
+    seconds are the processor's, so that other work on the machine does not decide.
     """
     image = torch.randn(4, 128, 48, 64).contiguous(memory_format=torch.channels_last)
     conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(memory_format=torch.channels_last)
