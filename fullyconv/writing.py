@@ -32,7 +32,7 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         yield draft
         if durable:
             sync(draft)
-        if path.is_dir():
+        if draft.is_dir() and path.is_dir():  # which no rename replaces
             _remove(path)
         draft.replace(path)
         if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and need not be

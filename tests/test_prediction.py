@@ -354,5 +354,6 @@ def test_a_damaged_image_does_not_keep_the_others_from_being_predicted(segmenter
         predict_files(segmenter, [str(tmp_path)], out=tmp_path / "out")
     assert "SEG-D009" in capsys.readouterr().err
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        f"{name}{ending}" for name in "ac" for ending in (".png", "_overlay.png")
+        ".unfinished.json",
+        *(f"{name}{ending}" for name in "ac" for ending in (".png", "_overlay.png")),
     }

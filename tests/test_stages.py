@@ -178,7 +178,7 @@ def test_every_stage_has_a_step(data: Path, tmp_path: Path):
 def test_stages_whose_time_is_over_before_they_begin_have_a_step(data: Path, tmp_path: Path):
     settings = {"batch": 2, "crop": (32, 32), "workers": 0, "precision": "fp32", "report": False}
     run = train(data, model="fcn16s-test_resnet", staged=True, budget="0.001s", out=tmp_path / "run", **settings)
-    assert run.steps == 2
+    assert run.steps >= 2
 
 
 def test_data_are_examined_and_told_once(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch):

@@ -57,6 +57,14 @@ def test_folders_are_replaced_and_what_was_killed_is_removed(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [place]
 
 
+def test_a_file_takes_no_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.json" / "inner").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"mine\.json"):
+        write_json(tmp_path / "mine.json", 1)
+    assert (tmp_path / "mine.json" / "inner").is_dir()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_names_as_long_as_they_may_be_can_be_written(tmp_path: Path) -> None:
     write_text(tmp_path / f"{'字' * 83}.json", "1")
     assert len(list(tmp_path.iterdir())) == 1
