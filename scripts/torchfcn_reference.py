@@ -105,7 +105,7 @@ def main(folder: Path) -> None:
     for net in NETS:
         found, shapes[net] = logits(net)
         tensors |= found
-    save_file(tensors, folder / "torchfcn.safetensors", metadata={"shapes": json.dumps(shapes)})
+    save_file(tensors, folder / "torchfcn_logits.safetensors", metadata={"shapes": json.dumps(shapes)})
 
 
 if __name__ == "__main__":

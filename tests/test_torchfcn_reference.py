@@ -41,7 +41,7 @@ def bilinear(classes: int, kernel_size: int) -> torch.Tensor:
 
 def state_of(net: str, layers: str = "") -> dict[str, torch.Tensor]:
     """The state_dict of one of torchfcn's networks, or that of the layers whose names begin so."""
-    with safe_open(DATA / "torchfcn.safetensors", "pt") as file:
+    with safe_open(DATA / "torchfcn_logits.safetensors", "pt") as file:
         shapes = json.loads(file.metadata()["shapes"])[net]
     kernels = {name: bilinear(*shape[1:3]) for name, shape in shapes.items() if name.startswith("upscore")}
     rest = {name: SCRIPT.weight(name, tuple(shape)) for name, shape in shapes.items() if name.startswith(layers)}
@@ -86,7 +86,7 @@ def test_logits_are_those_of_torchfcn(net, taps, tap_scales, fcn8s, maps):
     assert transplant(model, in_our_names(weights, model)).dropped == ()
     for (height, width), known in maps.items():
         trunk.maps = known[-taps:]
-        with safe_open(DATA / "torchfcn.safetensors", "pt") as file:
+        with safe_open(DATA / "torchfcn_logits.safetensors", "pt") as file:
             expected = file.get_tensor(f"{net} {height}x{width}")
         with torch.inference_mode():
             logits = model(torch.empty(1, 3, height, width)).flatten()[:: SCRIPT.STEP]
