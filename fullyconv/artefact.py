@@ -1,9 +1,7 @@
 """The model folder: weights, labels, preprocessing and provenance, readable without pickle and without a network."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +14,7 @@ from torch import Tensor
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, create
-from fullyconv.writing import sync
+from fullyconv.writing import set_aside, whole
 
 FORMAT = 1
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
@@ -75,16 +73,11 @@ def save(
     }
     assert tuple(config) == OWN
     config |= facts or {}
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        fresh.mkdir(parents=True)
+    with whole(folder, durable=True) as fresh:
+        fresh.mkdir()
         write_tensors(fresh / WEIGHTS, state)
         (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (fresh / README).write_text(_readme(config), encoding="utf-8")
-        replace_folder(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)  # what a full disk has let through would keep it full
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -158,8 +151,7 @@ def place_of(folder: Path) -> Path:
     Raises:
         FullyconvError: SEG-M010 if there is none.
     """
-    # `.model.old` stands alone only after a kill in the instant between the two renames of `replace_folder`.
-    inner = (folder, folder / "model", folder / ".model.old")
+    inner = (folder, folder / "model", set_aside(folder / "model"))
     place = next((candidate for candidate in inner if (candidate / CONFIG).is_file()), None)
     if place is None:
         raise FullyconvError("SEG-M010", _no_model(folder))
@@ -186,19 +178,6 @@ def weight_file(path: Path) -> Path:
             f"{path} is no weight file and holds none; give a .safetensors, .pth or .caffemodel file or a run",
         )
     return file
-
-
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Puts a finished folder in the place of an older one, with no moment at which a half-written one stands there."""
-    for file in fresh.rglob("*"):
-        if file.is_file():
-            sync(file)
-    old = folder.with_name(f".{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    fresh.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _no_model(folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import re
 import shutil
 from collections import deque
@@ -21,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv import charts, drawing, images, metrics
-from fullyconv.artefact import replace_folder
 from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.datasets.classes import find_classes_file, labels_of
 from fullyconv.datasets.overlap import Seen
@@ -34,7 +32,7 @@ from fullyconv.report import write_report
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.packed import Precision
 from fullyconv.wording import counted
-from fullyconv.writing import write_json
+from fullyconv.writing import whole, write_json
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -138,18 +136,13 @@ class Report:
         """
         folder = Path(folder)
         refuse_foreign(folder)
-        fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(fresh, ignore_errors=True)
-        try:
+        with whole(folder, durable=True) as fresh:
             (fresh / "plots").mkdir(parents=True)
             (fresh / "worst").mkdir()
             self._write_tables(fresh)
             self._write_plots(fresh / "plots")
             self._write_worst(fresh / "worst")
             write_report(fresh)
-            replace_folder(fresh, folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     def __str__(self) -> str:
         """Tables for the terminal: each class, the four scores, the other conventions."""

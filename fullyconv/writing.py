@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_STEM = 40
-"""Letters of a file's name that its draft keeps, of up to four bytes each: file systems take names of 255 bytes."""
+"""Letters of a name that its draft keeps, of up to four bytes each: file systems take names of 255 bytes."""
 
 
 @contextmanager
@@ -30,11 +30,15 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     _remove(draft)
     try:
         yield draft
-        if durable:
-            sync(draft)
+        for file in (draft, *draft.rglob("*")) if durable else ():
+            if file.is_file():
+                _sync(file)
+        old = set_aside(path)
         if draft.is_dir() and path.is_dir():  # which no rename replaces
-            _remove(path)
+            _remove(old)
+            path.rename(old)
         draft.replace(path)
+        _remove(old)
         if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
             _sync_folder(path.parent)
     except OSError as error:
@@ -56,7 +60,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def sync(file: Path) -> None:
+def set_aside(folder: Path) -> Path:
+    """Where an older folder stands in the instant that a whole new one takes its place, and after a kill in it."""
+    return folder.with_name(f".{folder.name[:LONGEST_STEM]}.old")
+
+
+def _sync(file: Path) -> None:
     """Makes sure that a file's contents are on the disk."""
     with file.open("rb+") as handle:  # Windows syncs only what may be written
         os.fsync(handle.fileno())

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fullyconv.models import FCN
 from fullyconv.runtimes.borders import reuse_borders
 from fullyconv.runtimes.fusion import USUAL, Activation, PackedConv, folded, is_plain, packed_graph
+from fullyconv.surgery import twin
 
 Precision = Literal["fp32", "bf16"]
 Scores = Callable[[Float[Tensor, "n c height width"]], Float[Tensor, "n k h w"]]
@@ -43,7 +44,7 @@ def packed(model: FCN, *, precision: Precision = "fp32") -> Scores:
     parts = [part for part in model.modules() if isinstance(part, FCN) and "trunk" in part._modules]
     if not parts:
         raise NotPackable(f"a {type(model).__name__} has no trunk that could be packed")
-    memo = _shared(model)
+    memo: dict[int, Any] = {id(tensor): tensor.detach() for tensor in chain(model.parameters(), model.buffers())}
     try:
         for part in parts:
             memo[id(part.trunk)] = _packed_trunk(part, precision)
@@ -59,11 +60,6 @@ def packed(model: FCN, *, precision: Precision = "fp32") -> Scores:
         return network.scores(image)
 
     return scores
-
-
-def _shared(network: nn.Module) -> dict[int, Any]:
-    """What lets a deep copy of a network share its tensors."""
-    return {id(tensor): tensor.detach() for tensor in chain(network.parameters(), network.buffers())}
 
 
 def _refuse_machine(precision: Precision) -> None:
@@ -84,7 +80,7 @@ def _packed_trunk(model: FCN, precision: Precision) -> "_PackedTrunk":
     """A network's trunk in packed form, which gives for noise what the trunk gives."""
     bands, multiple = model.mean.shape[1], model.size_multiple
     result = _PackedTrunk(model.trunk, bands, DTYPES[precision])
-    plain = copy.deepcopy(model.trunk, _shared(model.trunk)).eval()
+    plain = twin(model.trunk).eval()
     side = -(-max(TRIED, model.least_size) // multiple) * multiple
     image = torch.randn(1, bands, side, side, generator=torch.Generator().manual_seed(0))
     for found, expected in zip(result(image), plain(image), strict=True):

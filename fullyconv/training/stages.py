@@ -19,13 +19,12 @@ from typing import Any
 
 import yaml
 
-from fullyconv import artefact
 from fullyconv.errors import FullyconvError
 from fullyconv.report import read_records, write_report
 from fullyconv.training.plan import DEFAULT_EPOCHS, recorded, seconds_of
 from fullyconv.training.recipes import slowdown
 from fullyconv.training.result import TrainingRun
-from fullyconv.writing import write_text
+from fullyconv.writing import whole, write_text
 
 # How long the stages are: three days and one more for each, Long et al. 2015, section 4.3; in the authors' solver
 # files, 100,000 steps each.
@@ -179,9 +178,8 @@ def _take_over(folder: Path, last: Path) -> None:
     for file in ("plan.json", "env.json"):
         shutil.copyfile(last / file, folder / file)
     for made in (last / "model", *last.glob("evaluation*")):
-        fresh = folder / f".{made.name}.{os.getpid()}"
-        shutil.copytree(made, fresh)
-        artefact.replace_folder(fresh, folder / made.name)
+        with whole(folder / made.name, durable=True) as fresh:
+            shutil.copytree(made, fresh)
 
 
 def _course(runs: Sequence[TrainingRun]) -> list[dict[str, Any]]:
