@@ -591,13 +591,15 @@ FAULTS: dict[str, Fault] = {
     "SEG-X001": Fault(
         "There is no such precision",
         "Not every runtime can compute in every precision: ONNX Runtime has no bf16 convolutions on the CPU, and "
-        "torch.export no int8 of its own. Nor does every processor compute in bf16.",
+        "PyTorch no int8 of its own. Nor does every processor compute in bf16.",
         "Take the format, the runtime or the precision that the message names.",
     ),
     "SEG-X002": Fault(
         "int8 and images to calibrate it on go together",
-        "The ranges that 8 bits stand for are measured on images; other precisions have no use for them.",
-        "Give `--precision int8` and `--calibrate` with data or a folder of images like those to come.",
+        "The ranges that 8 bits stand for are measured on images; other precisions have no use for them. What a model "
+        "folder keeps in int8 is of the weights that it was measured with.",
+        "Give `--precision int8` and `--calibrate` with data or a folder of images like those to come. After the first "
+        "time, `predict` and `evaluate` find the network in int8 in the model folder.",
     ),
     "SEG-X003": Fault(
         "The network cannot be exported",

@@ -30,7 +30,7 @@ from fullyconv.prediction import Segmenter, opened
 from fullyconv.progress import progress
 from fullyconv.report import write_report
 from fullyconv.runtimes.computing import Runtime
-from fullyconv.runtimes.packed import Precision
+from fullyconv.runtimes.formats import Precision
 from fullyconv.wording import counted
 from fullyconv.writing import whole, write_json
 
@@ -195,6 +195,7 @@ def evaluate(
     head: Annotated[str, "NAME"] | None = None,
     runtime: Runtime = "auto",
     precision: Precision = "fp32",
+    calibrate: str | Path | Dataset | None = None,
     out: str | Path | None = None,
 ) -> Report:
     """Score a model on a dataset, by the predictions that its users get, at the size of the masks.
@@ -205,7 +206,9 @@ def evaluate(
         split: Which part of the dataset.
         head: Of a network with several heads, which one; the first if left out.
         runtime: What computes, as for predict; in fp32 it changes no more of the scores than rounding does.
-        precision: What convolutions compute in.
+        precision: What convolutions compute in; int8 is measured on --calibrate first.
+        calibrate: Data or a folder of images for int8, best those that the model was trained on; the model folder keeps
+            what was measured, so that later commands leave this out.
         out: Folder for the report: tables, charts, the worst images. An earlier report there is replaced.
 
     Example:
@@ -214,7 +217,7 @@ def evaluate(
     if out is not None:
         refuse_foreign(Path(out))
     dataset, pairs = _truth(data, split, head)
-    segmenter = opened(model, head=head, runtime=runtime, precision=precision)
+    segmenter = opened(model, head=head, runtime=runtime, precision=precision, calibrate=calibrate)
     with progress(len(pairs), "evaluating") as advance:
         tally = count(segmenter, pairs, dataset.labels, on_image=advance)
     name = ("the model" if isinstance(model, Segmenter) else str(model)) + (f", head {head}" if head else "")

@@ -1,7 +1,6 @@
 """A model becomes a file of another runtime, tried and, on request, measured against the model."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -10,27 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fullyconv import images
 from fullyconv.arguments import bounded
 from fullyconv.artefact import versions
-from fullyconv.datasets import Dataset, open_dataset
+from fullyconv.datasets import Dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import Comparison
 from fullyconv.exporting.carried import carried
-from fullyconv.exporting.parity import Parity, as_input, measure
-from fullyconv.images import IMAGE_SUFFIXES
-from fullyconv.models import FCN
+from fullyconv.exporting.parity import Parity, measure
 from fullyconv.prediction import Segmenter
 from fullyconv.prediction import opened as opened_model
+from fullyconv.prediction.calibration import Samples
 from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, opened, refuse_impossible, write
 from fullyconv.runtimes.pipeline import TRIED, Output, Pipeline, Pixels, not_exportable, traced
+from fullyconv.runtimes.weights import digest
 
 BUDGETS = {"fp32": 0.1, "bf16": 0.5, "int8": 1.0}  # points of mean IoU
-CALIBRATING = 64  # images; the ranges of activations settle long before
 REPORT = "parity.json"
 SAME = ("labels", "input", "output", "precision", "weights")  # the facts by which a file is known again
 
@@ -121,7 +117,7 @@ def export(
     if file.exists():
         _refuse_other(file, format, facts)
     else:
-        samples = None if calibrate is None else Samples(segmenter, calibrate, image)
+        samples = None if calibrate is None else Samples(calibrate, segmenter.bands, image)
         pipeline = Pipeline(segmenter.model, output=output, bf16=(format, precision) == ("torch", "bf16"))
         _write(file, pipeline, image, format, precision, facts, samples)
     if comparison is None:
@@ -208,36 +204,6 @@ def _report(file: Path) -> Path:
     return file.with_name(REPORT if file.stem == "model" else f"{file.stem}.{REPORT}")
 
 
-class Samples(Sequence[Array]):
-    """Images to calibrate on, as the graph takes them, from all over what is there; read when they are asked for."""
-
-    def __init__(self, segmenter: Segmenter, calibrate: str | Path | Dataset, pixels: Pixels) -> None:
-        scenes = _scenes(calibrate)
-        chosen = np.linspace(0, len(scenes) - 1, min(len(scenes), CALIBRATING)).round().astype(int)
-        self.scenes = [scenes[index] for index in chosen]
-        self.bands = segmenter.bands
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[position] for position in range(len(self))[index]]
-        return as_input(images.stack(self.scenes[index][: len(self.bands)], self.bands), self.pixels)
-
-
-def _scenes(calibrate: str | Path | Dataset) -> list[tuple[Path, ...]]:
-    """The pictures of a folder of images, or those of the scenes that a dataset trains on."""
-    if isinstance(calibrate, str | Path) and Path(calibrate).is_dir():
-        files = sorted(file for file in Path(calibrate).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if files:
-            return [(file,) for file in files]
-    dataset = open_dataset(calibrate)
-    split = "train" if "train" in dataset.splits else next(iter(dataset.splits))
-    return [tuple(pair.pictures) for pair in dataset.pairs(split)]
-
-
 def _facts(segmenter: Segmenter, precision: Precision, output: Output, pixels: Pixels) -> dict[str, Any]:
     """What the file carries along, for whoever finds it without its model folder."""
     return {
@@ -245,18 +211,9 @@ def _facts(segmenter: Segmenter, precision: Precision, output: Output, pixels: P
         "input": {"dtype": pixels, "layout": "NHWC", "channels": segmenter.channels, "order": "RGB"},
         "output": output,
         "precision": precision,
-        "weights": _digest(segmenter.model),
+        "weights": digest(segmenter.model),
         "provenance": {"architecture": segmenter.architecture, **segmenter.facts, "versions": versions()},
     }
-
-
-def _digest(model: FCN) -> str:
-    """SHA-256 of a network's weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 def _refuse_different(pipeline: Pipeline, run: Callable[[Tensor], Tensor], pixels: Pixels) -> None:

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
-from fullyconv import images, metrics
+from fullyconv import metrics
 from fullyconv.evaluation import Comparison
 from fullyconv.labels import LabelSet
 from fullyconv.runtimes.formats import Run
-from fullyconv.runtimes.pipeline import Output, Pixels
+from fullyconv.runtimes.pipeline import Output, Pixels, as_input
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,3 @@ def _labels(run: Run, pixels: Pixels, output: Output) -> Callable[[Tensor], Tens
         return torch.from_numpy(np.ascontiguousarray(pred if output == "labels" else pred.argmax(0).astype(np.int32)))
 
     return labels
-
-
-def as_input(image: Shaped[Tensor, "c h w"], pixels: Pixels) -> np.ndarray[Any, Any]:
-    """A picture `(1, H, W, C)` as the graph takes it; one of more than 8 bits is rounded to them for `uint8`."""
-    if pixels == "float":
-        image = images.to_float(image)
-    elif image.dtype != torch.uint8:
-        image = (image * 255).round().to(torch.uint8)
-    return np.ascontiguousarray(image.permute(1, 2, 0)[None].numpy())

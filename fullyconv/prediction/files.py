@@ -18,7 +18,7 @@ from fullyconv.prediction.streaming import stream, streamed_files, unfinished
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Tiling
 from fullyconv.prediction.unfinished import Origin, identity, recorded, recording, settings_of
 from fullyconv.runtimes.computing import Runtime
-from fullyconv.runtimes.packed import Precision
+from fullyconv.runtimes.formats import Precision
 from fullyconv.wording import counted
 
 
@@ -48,6 +48,7 @@ def predict_files(
     tile: Tiling = "auto",
     runtime: Runtime = "auto",
     precision: Precision = "fp32",
+    calibrate: str | Path | None = None,
 ) -> Predictions:
     """Segment images: a label map with the palette and an overlay with a legend for each.
 
@@ -64,7 +65,9 @@ def predict_files(
         tile: Side of the tiles in pixels, a multiple of the coarsest stride; none never tiles, auto above 4 megapixels.
         runtime: What computes; fastest finds out on the first image, which takes a minute, and the model folder
             remembers it for auto.
-        precision: What convolutions compute in.
+        precision: What convolutions compute in; int8 is measured on --calibrate first.
+        calibrate: Data or a folder of images for int8, best those that the model was trained on; the model folder keeps
+            what was measured, so that later commands leave this out.
 
     Example:
         fullyconv predict runs/a photos/ --out masks/
@@ -73,7 +76,7 @@ def predict_files(
     scenes = _scenes(inputs, more, out)
     before = recorded(out)
     _refuse_taken(scenes, before)
-    segmenter = opened(model, head=head, runtime=runtime, precision=precision)
+    segmenter = opened(model, head=head, runtime=runtime, precision=precision, calibrate=calibrate)
     _refuse_tile(tile, int(segmenter.model.coarsest.stride))
     finished = frozenset(scene for scene in scenes if scene.finished)
     pictures = {scene.name: list(map(identity, scene.pictures)) for scene in scenes}

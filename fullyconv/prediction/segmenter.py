@@ -13,17 +13,19 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from fullyconv import artefact, images
+from fullyconv.datasets import Dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.images import Picture
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN
 from fullyconv.models.heads import head_of
 from fullyconv.prediction.batches import alike, masks_of
+from fullyconv.prediction.calibration import Samples
 from fullyconv.prediction.segmentation import Segmentation
 from fullyconv.prediction.tiles import Tiling, chosen_tile, mask_rows
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.engine import Engine
-from fullyconv.runtimes.packed import Precision
+from fullyconv.runtimes.formats import Precision
 
 
 class Segmenter:
@@ -96,13 +98,18 @@ class Segmenter:
                 found |= zip(positions, together, strict=True)
             yield from (found[position] for position in range(len(taken)))
 
-    def computed_by(self, runtime: Runtime, precision: Precision) -> "Segmenter":
-        """The same segmenter, and those of its heads, with another engine."""
+    def computed_by(
+        self, runtime: Runtime, precision: Precision = "fp32", calibrate: str | Path | Dataset | None = None
+    ) -> "Segmenter":
+        """The same segmenter, and those of its heads, with another engine; arguments as those of `load`."""
+        if calibrate is not None and precision != "int8":
+            raise FullyconvError("SEG-X002", "--calibrate is of int8: --precision int8 --calibrate DATA")
+        calibration = None if calibrate is None else Samples(calibrate, self.bands, "float")
         other = copy.copy(self)
         other.heads = {name: other if head is self else copy.copy(head) for name, head in self.heads.items()}
         for each in (other, *other.heads.values()):
             each.heads = other.heads
-            each.engine = Engine(each.model, runtime, precision, folder=self.engine.folder)
+            each.engine = Engine(each.model, runtime, precision, folder=self.engine.folder, calibration=calibration)
         return other
 
     def named_architecture(self) -> dict[str, Any]:
@@ -128,7 +135,12 @@ class Segmenter:
 
 
 def load(
-    folder: str | Path, *, head: str | None = None, runtime: Runtime = "auto", precision: Precision = "fp32"
+    folder: str | Path,
+    *,
+    head: str | None = None,
+    runtime: Runtime = "auto",
+    precision: Precision = "fp32",
+    calibrate: str | Path | Dataset | None = None,
 ) -> Segmenter:
     """The segmenter of a model folder or a run folder, on the GPU if there is one.
 
@@ -137,11 +149,14 @@ def load(
         head: Of a network with several heads, which one; the first if left out. `Segmenter.heads` holds them all.
         runtime: What computes: see `Engine`.
         precision: What convolutions compute in.
+        calibrate: Data or a folder of images to measure the ranges of int8 on at the first image. The folder then keeps
+            the network in int8 for the next time, when this may be left out.
 
     Raises:
-        FullyconvError: SEG-M040 if there is no head of the name, SEG-U009 or SEG-X001 if there is no such runtime here.
+        FullyconvError: SEG-M040 if there is no head of the name, SEG-U009 or SEG-X001 if there is no such runtime here,
+            SEG-X002 for images to calibrate on without int8.
     """
-    return opened(folder, head=head, runtime=runtime, precision=precision)
+    return opened(folder, head=head, runtime=runtime, precision=precision, calibrate=calibrate)
 
 
 def opened(
@@ -150,21 +165,21 @@ def opened(
     head: str | None = None,
     runtime: Runtime = "auto",
     precision: Precision = "fp32",
+    calibrate: str | Path | Dataset | None = None,
 ) -> Segmenter:
     """The segmenter of a folder, or the given one; if a head is named, that of this head.
 
     Args:
         model: If it is a segmenter, it keeps its own engine unless another is asked for.
         head: Of a network with several heads, which one.
-        runtime: What computes: see `Engine`.
-        precision: What convolutions compute in.
+        runtime, precision, calibrate: As for `load`.
 
     Raises:
-        FullyconvError: SEG-M040 if there is no head of the name, SEG-U009 or SEG-X001 if there is no such runtime here.
+        FullyconvError: What `load` raises.
     """
     segmenter = model if isinstance(model, Segmenter) else _read(Path(model))
-    if (runtime, precision) != ("auto", "fp32"):
-        segmenter = segmenter.computed_by(runtime, precision)
+    if (runtime, precision, calibrate) != ("auto", "fp32", None):
+        segmenter = segmenter.computed_by(runtime, precision, calibrate)
     if head is None:
         return segmenter
     if head not in segmenter.heads:

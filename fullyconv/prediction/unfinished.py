@@ -1,6 +1,5 @@
 """What a folder of predictions is made from, kept there while it is not finished, so that the same command goes on."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 
 from fullyconv.errors import FullyconvError
 from fullyconv.models import FCN
+from fullyconv.runtimes.weights import digest
 from fullyconv.writing import write_json
 
 RECORD = ".unfinished.json"
@@ -50,11 +50,7 @@ class Origin:
 
 def settings_of(model: FCN, precision: str, tile: int | str) -> dict[str, Any]:
     """What predictions depend on beside the pictures."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return {"model": digest.hexdigest(), "precision": precision, "tile": tile}
+    return {"model": digest(model), "precision": precision, "tile": tile}
 
 
 def identity(picture: Path) -> list[Any]:

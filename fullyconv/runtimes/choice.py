@@ -18,8 +18,9 @@ from fullyconv.artefact import RUNTIME
 from fullyconv.errors import FullyconvError
 from fullyconv.kernels import upsample_argmax
 from fullyconv.models import FCN
-from fullyconv.runtimes.computing import Computing, Running, refuse_impossible, start
-from fullyconv.runtimes.packed import Precision
+from fullyconv.runtimes.computing import Computing, Running, of_int8, refuse_impossible, start
+from fullyconv.runtimes.formats import Precision
+from fullyconv.runtimes.quantized import Int8
 from fullyconv.timing import interleaved, processor
 from fullyconv.writing import write_json
 
@@ -44,34 +45,43 @@ class Trial:
     agreement: float
 
 
-def fastest(model: FCN, image: Tensor, precision: Precision, folder: Path | None) -> Running:
+def fastest(model: FCN, image: Tensor, precision: Precision, int8: Int8) -> Running:
     """The fastest runtime for images of a size, in fp32 among those that are exact; what was measured goes to stderr.
 
     Args:
         model: In evaluation mode.
         image: As `FCN.scores` takes it.
         precision: What convolutions compute in.
-        folder: The model folder, which then remembers; one that cannot be written to does not.
+        int8: Where that form of the network comes from. Its model folder then remembers the fastest runtime; one that
+            cannot be written to does not.
+
+    Raises:
+        FullyconvError: SEG-P020 if no runtime of int8 can compute the network; fp32 and bf16 torch always can.
     """
     expected = model.scores(image).float()
-    started = (_trial(runtime, model, precision, image, expected) for runtime in CANDIDATES)
+    candidates = of_int8() if precision == "int8" else CANDIDATES
+    started = (_trial(runtime, model, precision, image, expected, int8) for runtime in candidates)
     trials: dict[str, Trial] = {trial.running.runtime: trial for trial in started if trial is not None}
+    if not trials:
+        raise FullyconvError("SEG-P020", "no runtime can compute this network in int8; leave --precision int8 out")
     runs = {name: partial(trial.running.compute, image) for name, trial in trials.items()}
     seconds = {name: median(taken) for name, taken in interleaved(runs, seconds=20, rounds=5).items()}
     winner = min(seconds, key=seconds.__getitem__)
     measured = {name: _measured(trial, seconds[name]) for name, trial in trials.items()}
     print(*map(_line, measured.items()), f"the fastest is {winner}", sep="\n", file=sys.stderr)
-    if folder is not None:
-        _remember(folder, _machine(precision), {"size": image.shape[2:], "fastest": winner, "runtimes": measured})
+    if int8.folder is not None:
+        _remember(int8.folder, _machine(precision), {"size": image.shape[2:], "fastest": winner, "runtimes": measured})
     return trials[winner].running
 
 
-def _trial(runtime: Computing, model: FCN, precision: Precision, image: Tensor, expected: Tensor) -> Trial | None:
+def _trial(
+    runtime: Computing, model: FCN, precision: Precision, image: Tensor, expected: Tensor, int8: Int8
+) -> Trial | None:
     """A runtime that has started; none, which is told, if it cannot or if it is not exact."""
     begun = time.perf_counter()
     try:
         refuse_impossible(runtime, precision)
-        running = start(runtime, model, precision, image)
+        running = start(runtime, model, precision, image, int8)
     except FullyconvError as error:
         print(error.message, file=sys.stderr)
         return None

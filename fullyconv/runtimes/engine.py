@@ -1,5 +1,6 @@
 """The engine: one network's coarse scores, by the runtime that was asked for, remembered or found fastest."""
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from fullyconv.errors import FullyconvError
 from fullyconv.kernels import reference_forced
 from fullyconv.models import FCN
 from fullyconv.runtimes.choice import fastest, remembered
-from fullyconv.runtimes.computing import Computing, Running, Runtime, refuse_impossible, start
-from fullyconv.runtimes.packed import Precision
+from fullyconv.runtimes.computing import Computing, Running, Runtime, of_int8, refuse_impossible, start
+from fullyconv.runtimes.formats import Array, Precision
+from fullyconv.runtimes.quantized import Int8
 from fullyconv.runtimes.weights import Weights
 
 
@@ -29,9 +31,11 @@ class Engine:
         model: In evaluation mode whenever the engine computes.
         runtime: `auto` is what the folder remembers for this machine, else `packed` where the network can be packed,
             else `torch`, which is also what computes on GPUs; `fastest` times all that are installed on the first
-            image and remembers the winner.
+            image and remembers the winner. In int8 OpenVINO or ONNX Runtime computes.
         precision: What convolutions compute in.
-        folder: The model folder, where the fastest runtime is remembered.
+        folder: The model folder, where the fastest runtime is remembered and the network in int8 is kept.
+        calibration: Images `(1, H, W, C)` in [0, 1] to measure the ranges of int8 on; if left out, the folder has to
+            keep the network in int8.
 
     Raises:
         FullyconvError: SEG-U009 if a package is missing that the runtime needs, SEG-X001 for a precision that the
@@ -39,13 +43,20 @@ class Engine:
     """
 
     def __init__(
-        self, model: FCN, runtime: Runtime = "auto", precision: Precision = "fp32", *, folder: Path | None = None
+        self,
+        model: FCN,
+        runtime: Runtime = "auto",
+        precision: Precision = "fp32",
+        *,
+        folder: Path | None = None,
+        calibration: Sequence[Array] | None = None,
     ) -> None:
         refuse_impossible(runtime, precision)
         self.model = model
         self.runtime = runtime
         self.precision = precision
         self.folder = folder
+        self._int8 = Int8(folder, calibration)
         self._weights = Weights(model)
         self._running: Running | None = None
 
@@ -56,7 +67,8 @@ class Engine:
             image: In [0, 1], on the network's device.
 
         Raises:
-            FullyconvError: SEG-P020 if the runtime cannot compute this network, SEG-P005 if its weights hold NaN.
+            FullyconvError: SEG-P020 if the runtime cannot compute this network, SEG-P005 if its weights hold NaN,
+                SEG-X002 for int8 without images to measure its ranges on.
         """
         if reference_forced():
             return self.model.scores(image).float()
@@ -83,15 +95,14 @@ class Engine:
     def _start(self, image: Tensor) -> Running:
         self._refuse_nan()
         if self.runtime == "fastest":
-            return fastest(self.model, image, self.precision, self.folder)
-        if self.runtime != "auto":
-            return start(self.runtime, self.model, self.precision, image)
-        for runtime in self._preferred(image):
+            return fastest(self.model, image, self.precision, self._int8)
+        faults = []
+        for runtime in self._preferred(image) if self.runtime == "auto" else [self.runtime]:
             try:
-                return start(runtime, self.model, self.precision, image)
-            except FullyconvError:  # the next one may do
-                continue
-        return start("torch", self.model, self.precision, image)
+                return start(runtime, self.model, self.precision, image, self._int8)
+            except FullyconvError as fault:  # the next one may do
+                faults.append(fault)
+        raise faults[0]
 
     def _refuse_nan(self) -> None:
         """Raises SEG-P005 for weights that are no numbers: the activations of some runtimes make zeros of them."""
@@ -103,8 +114,9 @@ class Engine:
             )
 
     def _preferred(self, image: Tensor) -> list[Computing]:
-        """What `auto` tries before the plain network."""
-        if image.device.type != "cpu":
-            return []
+        """What `auto` tries, in turn."""
+        if self.precision != "int8" and image.device.type != "cpu":
+            return ["torch"]
         known = remembered(self.folder, self.precision)
-        return ["packed"] if known is None else [known, "packed"]
+        others: list[Computing] = [*of_int8()] if self.precision == "int8" else ["packed", "torch"]
+        return others if known is None else [known, *others]

@@ -121,6 +121,9 @@ def _quantize_onnx(file: Path, calibration: Sequence[Array]) -> None:
             op_types_to_quantize=["Conv"],
             nodes_to_exclude=scoring,
             per_channel=True,
+            # Processors multiply unsigned by signed numbers: with AVX-512 VNNI resnet18 takes 61 ms, and 101 ms with
+            # both signed.
+            activation_type=quantization.QuantType.QUInt8,
             # Ranges without the outermost hundred-thousandth: mobilenetv3's labels on CamVid agree with the model's at
             # 97.5 % of the pixels, and at 95.7 % by smallest and largest value.
             calibrate_method=quantization.CalibrationMethod.Percentile,

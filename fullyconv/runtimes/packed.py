@@ -14,7 +14,7 @@ from fullyconv.runtimes.borders import reuse_borders
 from fullyconv.runtimes.fusion import USUAL, Activation, PackedConv, folded, is_plain, packed_graph
 from fullyconv.surgery import twin
 
-Precision = Literal["fp32", "bf16"]
+FloatPrecision = Literal["fp32", "bf16"]
 Scores = Callable[[Float[Tensor, "n c height width"]], Float[Tensor, "n k h w"]]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -26,7 +26,7 @@ class NotPackable(ValueError):  # noqa: N818 - it says what the network is
     """A network or a machine for which there is no packed form; its message says why."""
 
 
-def packed(model: FCN, *, precision: Precision = "fp32") -> Scores:
+def packed(model: FCN, *, precision: FloatPrecision = "fp32") -> Scores:
     """The function from images to what `model.scores` gives in evaluation, computed on the CPU by a packed copy.
 
     The model stays as it is. Weights that change later do not change the function: pack again.
@@ -62,7 +62,7 @@ def packed(model: FCN, *, precision: Precision = "fp32") -> Scores:
     return scores
 
 
-def _refuse_machine(precision: Precision) -> None:
+def _refuse_machine(precision: FloatPrecision) -> None:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         raise NotPackable("torch was built without oneDNN here")
     if precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -76,7 +76,7 @@ def _packed_score_layer(layer: nn.Conv2d, stride: int) -> PackedConv:
 
 
 @torch.no_grad()
-def _packed_trunk(model: FCN, precision: Precision) -> "_PackedTrunk":
+def _packed_trunk(model: FCN, precision: FloatPrecision) -> "_PackedTrunk":
     """A network's trunk in packed form, which gives for noise what the trunk gives."""
     bands, multiple = model.mean.shape[1], model.size_multiple
     result = _PackedTrunk(model.trunk, bands, DTYPES[precision])

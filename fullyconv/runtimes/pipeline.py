@@ -2,13 +2,15 @@
 
 import copy
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from fullyconv import images
 from fullyconv.errors import FullyconvError
 from fullyconv.kernels.reference import label_dtype
 from fullyconv.models import FCN
@@ -54,6 +56,15 @@ class Pipeline(nn.Module):
         shape = (count, height, width, self.model.mean.shape[1])
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         return noise if pixels == "uint8" else noise / 255
+
+
+def as_input(image: Shaped[Tensor, "c h w"], pixels: Pixels) -> np.ndarray[Any, Any]:
+    """A picture `(1, H, W, C)` as the graph takes it; one of more than 8 bits is rounded to them for `uint8`."""
+    if pixels == "float":
+        image = images.to_float(image)
+    elif image.dtype != torch.uint8:
+        image = (image * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(image.permute(1, 2, 0)[None].numpy())
 
 
 def traced(pipeline: Pipeline, pixels: Pixels) -> torch.export.ExportedProgram:

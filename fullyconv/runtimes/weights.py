@@ -1,5 +1,6 @@
-"""Whether a network still is what it was when a runtime made a copy of it."""
+"""Whether a network still is what it was when a runtime made a copy of it, and which one it is."""
 
+import hashlib
 import operator
 from typing import Any
 
@@ -38,6 +39,15 @@ class Weights:
     def _now(self) -> tuple[Any, ...]:
         places = [tensor.data_ptr() for tensor in self._tensors]
         return places, [tensor._version for tensor in self._counted], [sample.tobytes() for sample in self._samples]
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of a network's weights and buffers."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy())
+    return found.hexdigest()
 
 
 def _parts(model: nn.Module) -> list[nn.Module | Tensor | None]:
