@@ -4,14 +4,12 @@ import csv
 import math
 import re
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import islice, tee
+from itertools import tee
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv import charts, drawing, images, metrics
+from fullyconv.ahead import ahead
 from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.datasets.classes import find_classes_file, labels_of
 from fullyconv.datasets.overlap import Seen
@@ -34,10 +33,6 @@ from fullyconv.runtimes.formats import Precision
 from fullyconv.wording import counted
 from fullyconv.writing import whole, write_json
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-AHEAD = 4  # images decoded while the network computes
 WORST = 8  # pictures of the images with the lowest mean IoU
 WRITTEN = ("report.json", "per_*.csv", "confusion.csv", "plots/*.png", "worst/*.png", "report.html")
 
@@ -355,29 +350,6 @@ def count(
         ),
         len(segmenter.labels),
     )
-
-
-def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], on_item: Callable[[], None] | None = None
-) -> Iterator[tuple[Item, Result]]:
-    """Each item with the function's result, which a thread computes a few items ahead of the consumer.
-
-    Args:
-        function: Runs in the thread; its error is raised when its item's turn comes.
-        items: In order.
-        on_item: Told when the consumer is done with an item.
-    """
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
-    rest = iter(items)
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        while True:
-            waiting.extend((item, pool.submit(function, item)) for item in islice(rest, AHEAD - len(waiting)))
-            if not waiting:
-                return
-            item, future = waiting.popleft()
-            yield item, future.result()
-            if on_item is not None:
-                on_item()
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from fullyconv import metrics
 from fullyconv.datasets import Dataset, Pair
 from fullyconv.datasets.overlap import Seen
 from fullyconv.errors import FullyconvError
-from fullyconv.evaluation import Report, Tally, View, ahead, count, evaluate, score
+from fullyconv.evaluation import Report, Tally, View, count, evaluate, score
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
 from fullyconv.models.foreign import ForeignNet
@@ -297,15 +296,3 @@ def test_score_refuses_illegal_predictions_with_the_file(dataset: Dataset, tmp_p
     write(tmp_path / "pred", [PRED[0], np.full((3, 2), 9, np.uint8)])
     with pytest.raises(FullyconvError, match=r"SEG-E002 .*frame1\.png.* 9 \(6 pixels\)"):
         score(tmp_path / "pred", tmp_path / "masks")
-
-
-def test_work_ahead_keeps_the_order_and_raises_in_turn() -> None:
-    assert list(ahead(lambda item: item * item, range(20))) == [(item, item * item) for item in range(20)]
-
-    def fails_at_three(item: int) -> int:
-        return 1 // (3 - item)
-
-    results = ahead(fails_at_three, range(9))
-    assert [item for item, _ in islice(results, 3)] == [0, 1, 2]
-    with pytest.raises(ZeroDivisionError):
-        next(results)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "fullyconv"
 
 # Imports go down: a room may import rooms that stand on a lower line, and its own.
 FLOORS = (
-    ("errors", "geometry", "means", "progress", "wording", "writing"),
+    ("ahead", "errors", "geometry", "means", "progress", "wording", "writing"),
     ("labels", "arguments", "kernels", "tiffs"),
     ("drawing", "images", "losses", "metrics", "rasters", "sampling", "surgery", "timing", "transforms"),
     ("charts", "datasets", "hha", "models"),

@@ -5,18 +5,21 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from fullyconv import images, rasters
+from fullyconv.ahead import ahead
 from fullyconv.errors import FullyconvError
-from fullyconv.prediction.segmentation import output_files
+from fullyconv.prediction.segmentation import Segmentation, output_files
 from fullyconv.prediction.segmenter import Segmenter, opened
 from fullyconv.prediction.streaming import stream, streamed_files, unfinished
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Tiling
 from fullyconv.prediction.unfinished import Origin, identity, recorded, recording, settings_of
+from fullyconv.progress import progress
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.formats import Precision
 from fullyconv.wording import counted
@@ -85,15 +88,25 @@ def predict_files(
         before.refuse_other(origin, out, [scene.name for scene in scenes if scene in finished or scene.begun])
         origin = replace(origin, pictures={**before.pictures, **pictures})
     _tell(segmenter, scenes, tile)
-    with recording(out, origin):
-        outputs = list(_predicted(segmenter, scenes, finished, tile))
+    outputs = []
+    with recording(out, origin), _progress(scenes) as advance:
+        for output in _predicted(segmenter, scenes, finished, tile):
+            outputs.append(output)
+            advance()
     return Predictions(tuple(outputs), segmenter.engine.to_json())
+
+
+def _progress(scenes: Sequence["Scene"]) -> AbstractContextManager[Callable[..., None]]:
+    """A bar over images, where those have none of their own."""
+    if any(scene.by_windows for scene in scenes):
+        return nullcontext(lambda: None)
+    return progress(len(scenes), "predicting")
 
 
 def _predicted(
     segmenter: Segmenter, scenes: Sequence["Scene"], finished: Set["Scene"], tile: Tiling
 ) -> Iterator[dict[str, Any]]:
-    """Predicts what is not finished, and gives the JSON of every scene.
+    """Predicts what is not finished, and gives the JSON of every scene; a thread writes while the next is computed.
 
     Raises:
         FullyconvError: What `Segmenter` raises for one image; SEG-P009, when the others are done, if some of several
@@ -101,27 +114,41 @@ def _predicted(
         KeyboardInterrupt: Saying how to go on.
     """
     faults = []
-    for done, scene in enumerate(scenes):
-        begun = time.perf_counter()
-        try:
-            if scene not in finished:
-                scene.predict(segmenter, tile)
-        except FullyconvError as fault:
-            if len(scenes) == 1 or not fault.code.startswith("SEG-D"):
-                raise
-            print(fault, file=sys.stderr)
-            faults.append(scene)
-            continue
-        except KeyboardInterrupt as stop:
-            told = f"stopped after {done} of {counted(len(scenes), 'image')}; the same command goes on there"
-            raise KeyboardInterrupt(str(stop) or told) from None
-        yield {**scene.to_json(), "seconds": round(time.perf_counter() - begun, 3)}
+
+    def computed() -> Iterator[tuple[Scene, float, Segmentation | None]]:
+        for scene in scenes:
+            begun = time.perf_counter()
+            try:
+                found = None if scene in finished else scene.predict(segmenter, tile)
+            except FullyconvError as fault:
+                if len(scenes) == 1 or not fault.code.startswith("SEG-D"):
+                    raise
+                print(fault, file=sys.stderr)
+                faults.append(scene)
+            else:
+                yield scene, begun, found
+
+    try:
+        for (scene, begun, _), end in ahead(_written, computed()):
+            yield {**scene.to_json(), "seconds": round(end - begun, 3)}
+    except KeyboardInterrupt as stop:
+        done = sum(scene.finished for scene in scenes)
+        told = f"stopped after {done} of {counted(len(scenes), 'image')}; the same command goes on there"
+        raise KeyboardInterrupt(str(stop) or told) from None
     if faults:
         raise FullyconvError(
             "SEG-P009",
             f"{len(faults)} of {counted(len(scenes), 'image')} could not be read, such as {faults[0].image}; the "
             f"others are in {scenes[0].folder}: mend these, and the same command predicts them alone",
         )
+
+
+def _written(computed: tuple["Scene", float, Segmentation | None]) -> float:
+    """Writes what is not written yet; gives the time when it is."""
+    scene, _, found = computed
+    if found is not None:
+        found.save(scene.folder, scene.name)
+    return time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -161,12 +188,12 @@ class Scene:
         """Whether the label map is there in part."""
         return unfinished(self.results[0]).exists()
 
-    def predict(self, segmenter: Segmenter, tile: Tiling) -> None:
-        """Writes both results."""
+    def predict(self, segmenter: Segmenter, tile: Tiling) -> Segmentation | None:
+        """What is to be written; nothing of a scene that is read by windows, and so written already."""
         if self.by_windows:
             stream(segmenter, self.pictures, self.folder, self.name, tile)
-        else:
-            segmenter(self.image, more=self.pictures[1:], tile=tile).save(self.folder, self.name)
+            return None
+        return segmenter(self.image, more=self.pictures[1:], tile=tile)
 
     def to_json(self) -> dict[str, str]:
         mask, overlay = self.results
