@@ -82,10 +82,12 @@ def test_ours_and_the_peer_give_the_same(thin_vgg: None, suite: str, only: str |
         assert row.difference is None or row.difference < 1e-4
 
 
-def test_networks_over_one_backbone_label_the_same_pixels() -> None:
-    work = SUITES["backbones"](True)[0]
-    if command.find_spec(work.needs[0]) is None:
-        pytest.skip("segmentation-models-pytorch is not installed")
+@pytest.mark.parametrize("position", [0, 1], ids=["fp32", "int8"])
+def test_networks_over_one_backbone_label_the_same_pixels(position: int) -> None:
+    work = SUITES["backbones"](True)[position]
+    missing = [package for package in work.needs if command.find_spec(package) is None]
+    if missing:
+        pytest.skip(f"{missing[0]} is not installed")
     sides = work.sides()
     assert sides.ours().shape == sides.peer().shape == (1, 64, 64)
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fullyconv.kernels import upsample_argmax
 from fullyconv.models import FCN, create
 from fullyconv.runtimes.engine import Engine
-from fullyconv.runtimes.formats import SUFFIXES, Format, Precision, opened, write
+from fullyconv.runtimes.formats import SUFFIXES, Format, opened, write
 from fullyconv.runtimes.pipeline import Pipeline, traced
 
 
@@ -67,21 +67,12 @@ def eager_label_map(network: nn.Module, image: Tensor) -> Tensor:
     return logits.argmax(1)
 
 
-def exported_label_map(
-    model: FCN, image: Tensor, format: Format, precision: Precision = "fp32"
-) -> Callable[[], Tensor]:
-    """From an image in [0, 1] to labels by a file that `fullyconv export` writes, in its own runtime.
-
-    Args:
-        model: That is exported.
-        image: That is labelled; int8 is calibrated on it.
-        format: Of the file.
-        precision: Of its convolutions.
-    """
+def exported_label_map(model: FCN, image: Tensor, format: Format) -> Callable[[], Tensor]:
+    """From an image in [0, 1] to labels by a file that `fullyconv export` writes, in its own runtime."""
     pixels = image.permute(0, 2, 3, 1).contiguous().numpy()
     program = traced(Pipeline(model, output="labels"), "float")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / f"model{SUFFIXES[format]}"
-        write(program, file, format, {}, [pixels] if precision == "int8" else None)
-        run = opened(file, format, precision)
+        write(program, file, format, {})
+        run = opened(file, format, "fp32")
     return lambda: torch.from_numpy(run(pixels))

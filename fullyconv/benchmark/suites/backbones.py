@@ -12,11 +12,14 @@ from fullyconv.benchmark.nets import centred, eager_label_map, exported_label_ma
 from fullyconv.models import FCN
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.engine import Engine
-from fullyconv.runtimes.formats import NEEDED, Format
+from fullyconv.runtimes.formats import NEEDED, Format, Precision
+from fullyconv.runtimes.pipeline import as_input
 
 CLASSES = 21
 
 Make = Callable[[], nn.Module]
+
+PRECISIONS: tuple[tuple[Precision, tuple[str, ...]], ...] = (("fp32", ()), ("int8", (*NEEDED["openvino"], "nncf")))
 
 SMP, TORCHVISION, HUGGING_FACE = "segmentation_models_pytorch", "torchvision", "transformers"
 
@@ -24,8 +27,10 @@ SMP, TORCHVISION, HUGGING_FACE = "segmentation_models_pytorch", "torchvision", "
 def works(quick: bool) -> list[Work]:
     """From image to label map over today's backbones, against other heads and other runtimes.
 
-    All in float32, with random weights. Heads differ but where the same net is named, so the ratios are not at equal
-    quality. In brackets stands the runtime that was found fastest. The limit counts our network's convolutions.
+    With random weights, ours in float32 or int8, the peers in float32. Heads differ but where the same net is named, so
+    the ratios are not at equal quality; docs/runtimes.md tells what int8 costs a trained net. Targets are those of the
+    fastest precision. In brackets stands the runtime that was found fastest. The limit counts our network's
+    convolutions.
     """
     side = 64 if quick else 512
     runtime: Runtime = "auto" if quick else "fastest"  # which takes a while to find
@@ -48,14 +53,16 @@ def works(quick: bool) -> list[Work]:
     return [
         *(
             Work(
-                f"fcn8s-{trunk}, {size}, labels",
+                f"fcn8s-{trunk}, {size}, labels{', int8' if precision == 'int8' else ''}",
                 f"{module}: {name}" if module == TORCHVISION else name,
-                partial(_against, trunk, make, side, runtime),
+                partial(_against, trunk, make, side, runtime, precision),
                 alike=False,
-                needs=(module,),
-                target=target,
+                needs=(module, *needed),
+                target=target if precision == "int8" else None,
             )
             for trunk, name, make, module, target in others
+            for precision, needed in PRECISIONS
+            if precision == "fp32" or target
         ),
         *(
             Work(
@@ -70,14 +77,14 @@ def works(quick: bool) -> list[Work]:
     ]
 
 
-def _against(trunk: str, make: Make, side: int, runtime: Runtime) -> Sides:
+def _against(trunk: str, make: Make, side: int, runtime: Runtime, precision: Precision) -> Sides:
     image = inputs.image(1, (side, side))
     model = centred(f"fcn8s-{trunk}", CLASSES, image)
-    engine = _started(model, image, runtime)
+    engine = _started(model, image, runtime, precision)
     return Sides(
         partial(label_map, engine, image),
         partial(eager_label_map, make().eval(), image),
-        Cost(operations(model, image)),
+        Cost(operations(model, image), precision="int8" if precision == "int8" else "float32"),
         engine.chosen or "",
     )
 
@@ -94,8 +101,8 @@ def _in_runtime(format: Format, side: int, runtime: Runtime) -> Sides:
     )
 
 
-def _started(model: FCN, image: Tensor, runtime: Runtime) -> Engine:
-    """An engine that has computed an image, and so has found the fastest runtime if it was to."""
-    engine = Engine(model, runtime)
+def _started(model: FCN, image: Tensor, runtime: Runtime, precision: Precision = "fp32") -> Engine:
+    """An engine that has computed an image, on which int8 is calibrated, and so has found the fastest runtime."""
+    engine = Engine(model, runtime, precision, calibration=[as_input(image[0], "float")])
     label_map(engine, image)
     return engine

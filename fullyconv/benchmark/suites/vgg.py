@@ -16,6 +16,7 @@ from fullyconv.models import FCN
 from fullyconv.runtimes.computing import has_bf16
 from fullyconv.runtimes.engine import Engine
 from fullyconv.runtimes.formats import NEEDED, Format
+from fullyconv.runtimes.pipeline import as_input
 
 CLASSES = 21
 
@@ -74,8 +75,13 @@ def _bf16(side: int) -> Sides:
 
 def _int8(side: int) -> Sides:
     model, image, peer, cost = _parts(side, "int8")
-    ours = exported_label_map(model, image, "openvino", "int8")
-    return Sides(ours, partial(eager_label_map, peer, _normalised(model, image)), cost, "openvino")
+    engine = Engine(model, "openvino", "int8", calibration=[as_input(image[0], "float")])
+    return Sides(
+        partial(label_map, engine, image),
+        partial(eager_label_map, peer, _normalised(model, image)),
+        cost,
+        "openvino",
+    )
 
 
 def _in_runtime(side: int, format: Format) -> Sides:
