@@ -63,7 +63,7 @@ def fastest(model: FCN, image: Tensor, precision: Precision, int8: Int8) -> Runn
     started = (_trial(runtime, model, precision, image, expected, int8) for runtime in candidates)
     trials: dict[str, Trial] = {trial.running.runtime: trial for trial in started if trial is not None}
     if not trials:
-        raise FullyconvError("SEG-P020", "no runtime can compute this network in int8; leave --precision int8 out")
+        raise FullyconvError("SEG-P020", "no runtime here computes this network in int8; leave --precision int8 out")
     runs = {name: partial(trial.running.compute, image) for name, trial in trials.items()}
     seconds = {name: median(taken) for name, taken in interleaved(runs, seconds=20, rounds=5).items()}
     winner = min(seconds, key=seconds.__getitem__)

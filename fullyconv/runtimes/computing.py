@@ -25,6 +25,7 @@ Computing = Literal["torch", "packed", "compile", "onnx", "openvino"]
 Runtime = Literal["auto", "torch", "packed", "compile", "onnx", "openvino", "fastest"]
 
 ON_GPUS = ("torch", "compile")
+ANOTHER = "--runtime auto takes one that can"
 
 
 @dataclass(frozen=True)
@@ -134,32 +135,30 @@ def _exported(format: Literal["onnx", "openvino"], model: FCN, precision: FloatP
 
 def _in_int8(format: Computing, model: FCN, int8: Int8) -> Scores:
     assert format in FORMATS, "refused before"
-    with _refusing(format):
+    with _refusing(format, cure="leave --precision int8 out"):
         return _scores(int8.opened(model, format))
 
 
 @contextmanager
-def _refusing(format: Format) -> Iterator[None]:
+def _refusing(format: Format, cure: str = ANOTHER) -> Iterator[None]:
     """Raises SEG-P020 for what exporters and runtimes raise, which have their own errors."""
     try:
         yield
     except Exception as error:
         if not isinstance(error, FullyconvError):
-            raise _refused(format, str(error)) from error
+            raise _refused(format, str(error), cure) from error
         if error.code != "SEG-X003":  # that its graph cannot be made
             raise
-        raise _refused(format, error.message) from error
+        raise _refused(format, error.message, cure) from error
 
 
 def _scores(run: Run) -> Scores:
     return lambda image: torch.from_numpy(run(np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy())))
 
 
-def _refused(runtime: Runtime | Format, reason: str) -> FullyconvError:
+def _refused(runtime: Runtime | Format, reason: str, cure: str = ANOTHER) -> FullyconvError:
     shown = next(iter(reason.splitlines()), "")[:200]
-    return FullyconvError(
-        "SEG-P020", f"--runtime {runtime} cannot compute this network ({shown}); --runtime auto takes one that can"
-    )
+    return FullyconvError("SEG-P020", f"--runtime {runtime} cannot compute this network ({shown}); {cure}")
 
 
 _MAKERS: dict[Computing, Callable[[FCN, FloatPrecision], Scores]] = {
