@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import tee
@@ -341,15 +342,18 @@ def count(
         FullyconvError: SEG-E004 if the masks have a class that the segmenter does not know.
     """
     translate = _translation(labels, segmenter)
-    seen, truth = tee(ahead(lambda pair: _decoded(pair, segmenter, labels), pairs, on_image))
-    predicted = segmenter.predict_many(image for _, (image, _) in seen)
-    return _tally(
-        (
-            (pair.name, _confusion(translate(target), torch.from_numpy(found.mask), segmenter.labels, pair.mask))
-            for (pair, (_, target)), found in zip(truth, predicted, strict=True)
-        ),
-        len(segmenter.labels),
-    )
+    seen, truth = tee(ahead(lambda pair: _decoded(pair, segmenter, labels), pairs))
+    pictures, targets = (image for _, (image, _) in seen), (translate(target) for _, (_, target) in truth)
+    matrices = segmenter.confusions(pictures, targets)
+
+    def matrix(pair: Pair) -> Tensor:
+        with _naming(pair.mask):
+            found = next(matrices)
+        if on_image is not None:
+            on_image()
+        return found
+
+    return _tally(((pair.name, matrix(pair)) for pair in pairs), len(segmenter.labels))
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -382,9 +386,18 @@ def _tally(counted: Iterable[tuple[str, Tensor]], num_classes: int) -> Tally:
 
 
 def _confusion(target: Tensor, pred: Tensor, labels: LabelSet, file: Path | None) -> Tensor:
-    try:
+    with _naming(file):
         return metrics.confusion_matrix(target, pred, len(labels), labels.ignore_index)
+
+
+@contextmanager
+def _naming(file: Path | None) -> Iterator[None]:
+    """Names the file in what is raised of masks that cannot be scored."""
+    try:
+        yield
     except FullyconvError as error:
+        if error.code not in ("SEG-E001", "SEG-E002", "SEG-E003"):
+            raise
         raise FullyconvError(error.code, f"{file}: {error.message}") from None
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fullyconv import artefact
+from fullyconv import artefact, metrics
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
@@ -323,6 +323,24 @@ def test_images_of_any_sizes_predicted_together_come_as_alone_and_in_order(segme
     for picture, found in zip(pictures, together, strict=True):
         assert np.array_equal(found.mask, segmenter(picture).mask)
         assert torch.equal(found.image, picture)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_confusions_are_those_of_the_label_maps(segmenter, monkeypatch, batch):
+    monkeypatch.setattr("fullyconv.prediction.batches.WHOLE_IMAGE_PIXELS", 52 * 40)  # what is larger is tiled
+    pictures = [torch.rand(3, *size) for size in ((40, 52), (37, 53), (61, 45), (40, 52))]
+    targets = [torch.randint(0, 4, picture.shape[1:], dtype=torch.uint8) for picture in pictures]
+    for target in targets:
+        target[target == 3] = segmenter.labels.ignore_index
+    found = list(segmenter.confusions(pictures, targets, batch=batch))
+    masks = [torch.from_numpy(segmenter(picture).mask) for picture in pictures]
+    expected = [metrics.confusion_matrix(*pair, 3) for pair in zip(targets, masks, strict=True)]
+    assert torch.equal(torch.stack(found), torch.stack(expected))
+
+
+def test_a_mask_of_another_size_than_its_image_is_refused(segmenter):
+    with pytest.raises(FullyconvError, match=r"SEG-E003 .*got 40x52 and 30x52"):
+        list(segmenter.confusions([torch.rand(3, 30, 52)], [torch.zeros(40, 52, dtype=torch.uint8)]))
 
 
 def test_no_more_images_are_read_ahead_than_a_few_batches(segmenter):

@@ -1,15 +1,12 @@
 """Images of equal size computed together."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fullyconv import images
-from fullyconv.kernels import upsample_argmax
 from fullyconv.prediction.memory import ran_out
 from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS
 from fullyconv.runtimes.engine import Engine
@@ -31,15 +28,18 @@ def alike(pictures: Sequence[Shaped[Tensor, "_c _height _width"]], most: int) ->
 
 
 @torch.inference_mode()
-def masks_of(
-    engine: Engine, pictures: Sequence[Shaped[Tensor, "c height width"]]
-) -> Shaped[np.ndarray[Any, Any], "n height width"] | None:
-    """The label maps of pictures of one size; none if a score is no number, or if they do not fit into memory.
+def scores_of(engine: Engine, pictures: Sequence[Shaped[Tensor, "c height width"]]) -> Float[Tensor, "n k h w"] | None:
+    """The coarse scores of pictures of one size; none where they are to be computed in tiles, or one by one.
+
+    That is so of larger pictures than are ever computed whole, if memory runs out, and if a score is no number.
 
     Args:
         engine: Of a network in evaluation mode.
         pictures: uint8, or float in [0, 1].
     """
+    _, height, width = pictures[0].shape
+    if height * width > WHOLE_IMAGE_PIXELS:
+        return None
     batch = torch.stack([images.to_float(picture) for picture in pictures]).to(engine.model.mean.device)
     try:
         scores = engine.scores(batch.contiguous(memory_format=torch.channels_last))
@@ -47,7 +47,4 @@ def masks_of(
         if not ran_out(fault):
             raise
         return None
-    if scores.isnan().any():
-        return None
-    masks = upsample_argmax(scores, (batch.shape[2], batch.shape[3]), grid=engine.model.grid)
-    return np.asarray(masks.cpu().numpy())
+    return None if scores.isnan().any() else scores

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Int64, Integer, Shaped
 from torch import Tensor
 
-from fullyconv import artefact, images
+from fullyconv import artefact, images, metrics
 from fullyconv.datasets import Dataset
 from fullyconv.errors import FullyconvError
 from fullyconv.images import Picture
+from fullyconv.kernels import upsample_argmax, upsample_confusion
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN
 from fullyconv.models.heads import head_of
-from fullyconv.prediction.batches import alike, masks_of
+from fullyconv.prediction.batches import alike, scores_of
 from fullyconv.prediction.calibration import Samples
 from fullyconv.prediction.segmentation import Segmentation
 from fullyconv.prediction.tiles import Tiling, chosen_tile, mask_rows
@@ -89,14 +90,34 @@ class Segmenter:
             batch: How many are computed together at most; if left out, 8 on a GPU, and 1 on the CPU, where more are no
                 faster: fcn8s-resnet18 took 92, 94 and 96 ms an image of 480x360 by 1, 4 and 8 on one core.
         """
-        most = batch or (8 if self.model.mean.is_cuda else 1)
-        rest = iter(images)
-        while taken := [stacked(self, (image,)) for image in islice(rest, 4 * most if most > 1 else 1)]:
-            found: dict[int, Segmentation] = {}
-            for positions in alike(taken, most):
-                together = _together(self, [taken[position] for position in positions])
-                found |= zip(positions, together, strict=True)
-            yield from (found[position] for position in range(len(taken)))
+        for scores, pixels in _scored(self, images, batch):
+            if scores is None:
+                yield predict(self, pixels)
+            else:
+                mask = upsample_argmax(scores, (pixels.shape[1], pixels.shape[2]), grid=self.model.grid)
+                yield _segmentation(self, mask[0].cpu().numpy(), pixels)
+
+    def confusions(
+        self, images: Iterable[Picture], targets: Iterable[Integer[Tensor, "_h _w"]], *, batch: int | None = None
+    ) -> Iterator[Int64[Tensor, "k k"]]:
+        """The confusion matrix of each image: that of `predict_many`'s label map, which is made of tiled images only.
+
+        Args:
+            images: As for `predict_many`.
+            targets: The class indices of each; the labels' `ignore_index` where a pixel does not count.
+            batch: As for `predict_many`.
+
+        Raises:
+            FullyconvError: SEG-E001 for a target that is no class, SEG-E003 for one of another size than its image.
+        """
+        ignore = self.labels.ignore_index
+        for (scores, pixels), target in zip(_scored(self, images, batch), targets, strict=True):
+            if scores is None or target.shape != pixels.shape[1:]:
+                mask = torch.from_numpy(predict(self, pixels).mask)
+                yield metrics.confusion_matrix(target, mask, len(self.labels), ignore)
+            else:
+                truth = target[None].to(scores.device)
+                yield upsample_confusion(scores, truth, ignore_index=ignore, grid=self.model.grid).cpu()
 
     def computed_by(
         self, runtime: Runtime, precision: Precision = "fp32", calibrate: str | Path | Dataset | None = None
@@ -263,13 +284,20 @@ def predict(
     return _segmentation(segmenter, mask, pixels)
 
 
-def _together(segmenter: Segmenter, pictures: Sequence[Tensor]) -> list[Segmentation]:
-    """The segmentations of pictures of one size; one by one where there is no batch."""
-    with evaluating(segmenter.model):
-        masks = masks_of(segmenter.engine, pictures) if len(pictures) > 1 else None
-    if masks is None:
-        return [predict(segmenter, picture) for picture in pictures]
-    return [_segmentation(segmenter, mask, picture) for mask, picture in zip(masks, pictures, strict=True)]
+def _scored(
+    segmenter: Segmenter, pictures: Iterable[Picture], batch: int | None
+) -> Iterator[tuple[Float[Tensor, "1 k h w"] | None, Shaped[Tensor, "c height width"]]]:
+    """The coarse scores of each picture, in order, and its pixels; no scores where it is to be computed in tiles."""
+    most = batch or (8 if segmenter.model.mean.is_cuda else 1)
+    rest = iter(pictures)
+    while taken := [stacked(segmenter, (picture,)) for picture in islice(rest, 4 * most if most > 1 else 1)]:
+        found: dict[int, Tensor | None] = {}
+        for positions in alike(taken, most):
+            with evaluating(segmenter.model):
+                scores = scores_of(segmenter.engine, [taken[position] for position in positions])
+            parts = [None] * len(positions) if scores is None else list(scores[:, None])
+            found |= zip(positions, parts, strict=True)
+        yield from ((found[position], taken[position]) for position in range(len(taken)))
 
 
 def _segmentation(segmenter: Segmenter, mask: np.ndarray[Any, Any], pixels: Tensor) -> Segmentation:
