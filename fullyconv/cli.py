@@ -31,6 +31,7 @@ COMMANDS = {
     "convert": "fullyconv.converting:convert_classifier",
     "import": "fullyconv.importing:import_weights",
     "export": "fullyconv.exporting:export",
+    "serve": "fullyconv.serving:serve",
     "benchmark": "fullyconv.benchmark.command:benchmark",
     "reproduce": "fullyconv.experiments.reproduction:reproduce",
     "explain": "fullyconv.cli:explain",

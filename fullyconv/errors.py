@@ -587,6 +587,23 @@ FAULTS: dict[str, Fault] = {
         "Packages that only one command needs are left out of the plain installation.",
         "Install the extra that the message names, such as `pip install 'fullyconv[quickstart]'`.",
     ),
+    # V: serving
+    "SEG-V001": Fault(
+        "Nobody can listen there",
+        "Another program listens at the port already, perhaps a server that was started before, or the address is not "
+        "this machine's, or the port is one that takes special rights.",
+        "Choose another --port, or `--port 0` for one that is free; `--host 127.0.0.1` is this machine.",
+    ),
+    "SEG-V002": Fault(
+        "The model cannot be served",
+        "A request holds one picture, and the network reads several of each scene, such as colour and depth.",
+        "Predict files: `fullyconv predict MODEL IMAGES --more 'depth/{name}.png' --out DIR`.",
+    ),
+    "SEG-V003": Fault(
+        "The request holds no image of a size that is served",
+        "A request is the bytes of one image file, no form and no text, and no more than fit into memory comfortably.",
+        "`curl --data-binary @photo.jpg ADDRESS/predict -o mask.png`; larger images: `fullyconv predict`.",
+    ),
     # X: export
     "SEG-X001": Fault(
         "There is no such precision",

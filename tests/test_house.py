@@ -29,7 +29,7 @@ FLOORS = (
     ("report",),
     ("evaluation",),
     ("exporting", "training"),
-    ("benchmark", "experiments"),
+    ("benchmark", "experiments", "serving"),
     ("cli",),
     ("__main__",),
 )
@@ -45,6 +45,7 @@ PROMISED = {
     "convert": {"CLASSIFIER", "--classes", "--out", "--stride", "--pretrained"},
     "import": {"FILE", "--as", "--out", "--classes"},
     "export": {"MODEL", "--format", "--precision", "--verify", "--calibrate", "--output", "--out"},
+    "serve": {"MODEL", "--host", "--port", "--tile"},
     "benchmark": {"SUITE", "--repeats", "--out", "--quick"},
     "reproduce": {"NAME", "--data", "--minutes", "--out"},
     "explain": {"CODE"},

@@ -1,0 +1,194 @@
+"""A served model answers over HTTP what it answers in Python."""
+
+import base64
+import io
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fullyconv.errors import FullyconvError
+from fullyconv.labels import LabelSet
+from fullyconv.models import create
+from fullyconv.prediction import Segmenter
+
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("fastapi")
+
+from fullyconv.serving import app, serve  # noqa: E402
+
+LABELS = LabelSet(("sky", "road", "car"))
+
+
+def segmenter(channels: int = 3, bands: tuple[int, ...] = ()) -> Segmenter:
+    torch.manual_seed(0)
+    model = create("fcn8s-test_resnet", 3, channels=channels)
+    for layer in model.score_layers.values():
+        nn.init.normal_(layer.weight, std=0.3)
+    return Segmenter(model.eval(), LABELS, {"name": "fcn8s-test_resnet", "num_classes": 3}, bands=bands)
+
+
+@contextmanager
+def served(model: Segmenter) -> Iterator[str]:
+    """The address of a server that runs in a thread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app.make_app(model, "runs/a"), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def model() -> Segmenter:
+    return segmenter()
+
+
+@pytest.fixture(scope="module")
+def address(model: Segmenter) -> Iterator[str]:
+    with served(model) as address:
+        yield address
+
+
+def asked(url: str, body: bytes | None = None) -> bytes:
+    with urlopen(Request(url, body)) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+def refused(url: str, body: bytes) -> dict[str, str]:
+    with pytest.raises(HTTPError) as fault:
+        asked(url, body)
+    assert fault.value.code == 400
+    error: dict[str, str] = json.loads(fault.value.read())["error"]
+    return error
+
+
+def picture(size: tuple[int, int] = (40, 52), **options: object) -> tuple[bytes, np.ndarray]:
+    """A file's bytes, and its pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", **options)
+    return file.getvalue(), pixels
+
+
+def decoded(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def test_an_image_becomes_its_label_map(address: str, model: Segmenter) -> None:
+    body, pixels = picture()
+    mask = decoded(asked(f"{address}/predict", body))
+    assert mask.mode == "P"
+    assert np.array_equal(np.asarray(mask), model(pixels).mask)
+
+
+def test_the_overlay_is_that_of_python(address: str, model: Segmenter) -> None:
+    body, pixels = picture()
+    overlay = decoded(asked(f"{address}/predict?output=overlay", body))
+    assert np.array_equal(np.asarray(overlay), np.asarray(model(pixels).overlay(legend=False)))
+
+
+def test_json_holds_shares_and_both_pictures(address: str, model: Segmenter) -> None:
+    body, pixels = picture()
+    found = json.loads(asked(f"{address}/predict?output=json", body))
+    expected = model(pixels)
+    assert {each["name"]: each["share"] for each in found["classes"]} == pytest.approx(expected.share())
+    assert (found["height"], found["width"]) == (40, 52)
+    mask = np.asarray(decoded(base64.b64decode(found["mask"])))
+    assert np.array_equal(mask, expected.mask)
+    for each in found["classes"]:
+        assert tuple(each["color"]) == LABELS.colors[LABELS.names.index(each["name"])]
+
+
+def test_pictures_lie_as_their_camera_lay(address: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    mask = decoded(asked(f"{address}/predict", picture(exif=exif)[0]))
+    assert mask.size == (40, 52)
+
+
+def test_the_model_tells_its_classes(address: str) -> None:
+    told = json.loads(asked(f"{address}/model"))
+    assert [each["name"] for each in told["classes"]] == list(LABELS.names)
+    assert told["model"] == "runs/a"
+    assert told["network"] == "fcn8s-test_resnet"
+
+
+def test_the_page_takes_nothing_from_elsewhere(address: str) -> None:
+    page = asked(f"{address}/").decode()
+    assert page.startswith("<!doctype html>")
+    assert "://" not in page
+
+
+def test_what_is_no_image_is_refused_without_its_place_on_the_server(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refused(f"{address}/predict", b"no picture")
+    assert error["code"] == "SEG-D009"
+    assert error["message"].startswith("the image is not a picture")
+    assert refused(f"{address}/predict", b"")["code"] == "SEG-V003"
+    monkeypatch.setattr(app, "MOST_BYTES", 100)
+    assert refused(f"{address}/predict", picture()[0])["code"] == "SEG-V003"
+
+
+def test_another_output_is_refused(address: str) -> None:
+    with pytest.raises(HTTPError, match="422"):
+        asked(f"{address}/predict?output=video", picture()[0])
+
+
+def test_many_at_once_get_each_their_own(address: str, model: Segmenter) -> None:
+    sizes = [(20 + 3 * number, 40) for number in range(6)]
+    found: dict[int, tuple[int, int]] = {}
+
+    def ask(number: int) -> None:
+        found[number] = decoded(asked(f"{address}/predict", picture(sizes[number])[0])).size
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(sizes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[number] for number in range(len(sizes))] == [(width, height) for height, width in sizes]
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(FullyconvError, match=rf"SEG-V001 .*127\.0\.0\.1:{port} .*--port 0"):
+            serve(segmenter(), port=port)
+
+
+def test_a_network_of_several_pictures_is_not_served() -> None:
+    with pytest.raises(FullyconvError, match=r"SEG-V002 .*reads 2 pictures"):
+        serve(segmenter(channels=4, bands=(3, 1)), port=0)
+
+
+def test_serving_ends_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(self: object, sockets: list[socket.socket]) -> None:
+        assert sockets[0].getsockname()[1] > 0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uvicorn.Server, "run", interrupted)
+    serve(segmenter(), port=0)
+    assert "the model at http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    with pytest.raises(FullyconvError, match=r"SEG-U009 .*uvicorn.*'fullyconv\[serve\]'"):
+        serve(tmp_path)
