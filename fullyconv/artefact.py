@@ -20,7 +20,7 @@ FORMAT = 1
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
 # What is made later, and not by `save`:
 RUNTIME = "runtime.json"  # what was found the fastest for the model on which machine
-INT8 = "int8-"  # begins the files of the network in int8
+GRAPHS = "graph-"  # begins the names of the network's files for other runtimes
 
 # What `save` itself writes into config.json; all else are facts, which come from its caller and outlive it.
 OWN = ("format", "architecture", "labels", "heads", "preprocessing", "geometry", "versions")
@@ -162,7 +162,7 @@ def place_of(folder: Path) -> Path:
 
 def _refuse_foreign(folder: Path) -> None:
     held = {item.name for item in folder.iterdir()} if folder.is_dir() else set()
-    foreign = sorted(name for name in held - {WEIGHTS, CONFIG, README, RUNTIME} if not name.startswith(INT8))
+    foreign = sorted(name for name in held - {WEIGHTS, CONFIG, README, RUNTIME} if not name.startswith(GRAPHS))
     if folder.is_file() or foreign:
         shown = ", ".join(foreign[:3]) or "it is a file"
         raise FullyconvError(

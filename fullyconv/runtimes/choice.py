@@ -20,7 +20,7 @@ from fullyconv.kernels import upsample_argmax
 from fullyconv.models import FCN
 from fullyconv.runtimes.computing import Computing, Running, of_int8, refuse_impossible, start
 from fullyconv.runtimes.formats import Precision
-from fullyconv.runtimes.quantized import Int8
+from fullyconv.runtimes.graphs import Graphs
 from fullyconv.timing import interleaved, processor
 from fullyconv.writing import write_json
 
@@ -45,14 +45,14 @@ class Trial:
     agreement: float
 
 
-def fastest(model: FCN, image: Tensor, precision: Precision, int8: Int8) -> Running:
+def fastest(model: FCN, image: Tensor, precision: Precision, graphs: Graphs) -> Running:
     """The fastest runtime for images of a size, in fp32 among those that are exact; what was measured goes to stderr.
 
     Args:
         model: In evaluation mode.
         image: As `FCN.scores` takes it.
         precision: What convolutions compute in.
-        int8: Where that form of the network comes from. Its model folder then remembers the fastest runtime; one that
+        graphs: Where the network's graphs come from. The model folder then remembers the fastest runtime; one that
             cannot be written to does not.
 
     Raises:
@@ -60,7 +60,7 @@ def fastest(model: FCN, image: Tensor, precision: Precision, int8: Int8) -> Runn
     """
     expected = model.scores(image).float()
     candidates = of_int8() if precision == "int8" else CANDIDATES
-    started = (_trial(runtime, model, precision, image, expected, int8) for runtime in candidates)
+    started = (_trial(runtime, model, precision, image, expected, graphs) for runtime in candidates)
     trials: dict[str, Trial] = {trial.running.runtime: trial for trial in started if trial is not None}
     if not trials:
         raise FullyconvError("SEG-P020", "no runtime here computes this network in int8; leave --precision int8 out")
@@ -69,19 +69,20 @@ def fastest(model: FCN, image: Tensor, precision: Precision, int8: Int8) -> Runn
     winner = min(seconds, key=seconds.__getitem__)
     measured = {name: _measured(trial, seconds[name]) for name, trial in trials.items()}
     print(*map(_line, measured.items()), f"the fastest is {winner}", sep="\n", file=sys.stderr)
-    if int8.folder is not None:
-        _remember(int8.folder, _machine(precision), {"size": image.shape[2:], "fastest": winner, "runtimes": measured})
+    if graphs.folder is not None:
+        found = {"size": image.shape[2:], "fastest": winner, "runtimes": measured}
+        _remember(graphs.folder, _machine(precision), found)
     return trials[winner].running
 
 
 def _trial(
-    runtime: Computing, model: FCN, precision: Precision, image: Tensor, expected: Tensor, int8: Int8
+    runtime: Computing, model: FCN, precision: Precision, image: Tensor, expected: Tensor, graphs: Graphs
 ) -> Trial | None:
     """A runtime that has started; none, which is told, if it cannot or if it is not exact."""
     begun = time.perf_counter()
     try:
         refuse_impossible(runtime, precision)
-        running = start(runtime, model, precision, image, int8)
+        running = start(runtime, model, precision, image, graphs)
     except FullyconvError as error:
         print(error.message, file=sys.stderr)
         return None

@@ -1,13 +1,10 @@
 """Each runtime: how it is made of a network, and what it refuses."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +13,9 @@ from torch import Tensor
 
 from fullyconv.errors import FullyconvError
 from fullyconv.models import FCN
-from fullyconv.runtimes.formats import NEEDED, SUFFIXES, Format, Precision, Run, opened, require, write
+from fullyconv.runtimes.formats import NEEDED, Format, Precision, require
+from fullyconv.runtimes.graphs import OF_INT8, Graphs
 from fullyconv.runtimes.packed import FloatPrecision, NotPackable, Scores, packed
-from fullyconv.runtimes.pipeline import Pipeline, traced
-from fullyconv.runtimes.quantized import FORMATS, Int8
 
 Computing = Literal["torch", "packed", "compile", "onnx", "openvino"]
 Runtime = Literal["auto", "torch", "packed", "compile", "onnx", "openvino", "fastest"]
@@ -68,10 +64,10 @@ def has_bf16() -> bool:
 
 def of_int8() -> list[Format]:
     """The runtimes of int8 that are installed, the faster first."""
-    return [format for format in FORMATS if all(map(find_spec, NEEDED[format]))]
+    return [format for format in OF_INT8 if all(map(find_spec, NEEDED[format]))]
 
 
-def start(runtime: Computing, model: FCN, precision: Precision, image: Tensor, int8: Int8) -> Running:
+def start(runtime: Computing, model: FCN, precision: Precision, image: Tensor, graphs: Graphs) -> Running:
     """A network in a runtime, with the scores of an image.
 
     Args:
@@ -79,7 +75,7 @@ def start(runtime: Computing, model: FCN, precision: Precision, image: Tensor, i
         model: In evaluation mode.
         precision: What convolutions compute in.
         image: As `FCN.scores` takes it.
-        int8: Where that form of the network comes from.
+        graphs: Where the network's graphs come from.
 
     Raises:
         FullyconvError: SEG-P020 if the runtime cannot compute the network, SEG-X002 for int8 without images to measure
@@ -89,7 +85,11 @@ def start(runtime: Computing, model: FCN, precision: Precision, image: Tensor, i
         raise FullyconvError(
             "SEG-P020", f"--runtime {runtime} computes on the CPU, and the network is on a GPU; leave it out"
         )
-    compute = _in_int8(runtime, model, int8) if precision == "int8" else _MAKERS[runtime](model, precision)
+    if runtime in ("onnx", "openvino"):
+        compute = _by_graph(runtime, model, precision, graphs)
+    else:
+        assert precision != "int8", "refused before"
+        compute = _MAKERS[runtime](model, precision)
     return Running(runtime, compute, compute(image))
 
 
@@ -125,38 +125,18 @@ def _compiled(model: FCN, precision: FloatPrecision) -> Scores:
     return scores
 
 
-def _exported(format: Literal["onnx", "openvino"], model: FCN, precision: FloatPrecision) -> Scores:
-    # Windows does not delete a file that a runtime has mapped.
-    with _refusing(format), TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        file = Path(folder) / f"model{SUFFIXES[format]}"
-        write(traced(Pipeline(model, output="scores"), "float"), file, format, {})
-        return _scores(opened(file, format, precision))
-
-
-def _in_int8(format: Computing, model: FCN, int8: Int8) -> Scores:
-    assert format in FORMATS, "refused before"
-    with _refusing(format, cure="leave --precision int8 out"):
-        return _scores(int8.opened(model, format))
-
-
-@contextmanager
-def _refusing(format: Format, cure: str = ANOTHER) -> Iterator[None]:
-    """Raises SEG-P020 for what exporters and runtimes raise, which have their own errors."""
+def _by_graph(format: Literal["onnx", "openvino"], model: FCN, precision: Precision, graphs: Graphs) -> Scores:
     try:
-        yield
-    except Exception as error:
-        if not isinstance(error, FullyconvError):
-            raise _refused(format, str(error), cure) from error
-        if error.code != "SEG-X003":  # that its graph cannot be made
+        run = graphs.opened(model, format, precision)
+    except Exception as error:  # exporters and runtimes have their own
+        if isinstance(error, FullyconvError) and error.code == "SEG-X002":
             raise
-        raise _refused(format, error.message, cure) from error
-
-
-def _scores(run: Run) -> Scores:
+        cure = "leave --precision int8 out" if precision == "int8" else ANOTHER
+        raise _refused(format, error.message if isinstance(error, FullyconvError) else str(error), cure) from error
     return lambda image: torch.from_numpy(run(np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy())))
 
 
-def _refused(runtime: Runtime | Format, reason: str, cure: str = ANOTHER) -> FullyconvError:
+def _refused(runtime: Computing, reason: str, cure: str = ANOTHER) -> FullyconvError:
     shown = next(iter(reason.splitlines()), "")[:200]
     return FullyconvError("SEG-P020", f"--runtime {runtime} cannot compute this network ({shown}); {cure}")
 
@@ -165,6 +145,4 @@ _MAKERS: dict[Computing, Callable[[FCN, FloatPrecision], Scores]] = {
     "torch": _plain,
     "packed": _packed,
     "compile": _compiled,
-    "onnx": lambda model, precision: _exported("onnx", model, precision),
-    "openvino": lambda model, precision: _exported("openvino", model, precision),
 }

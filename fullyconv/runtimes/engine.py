@@ -13,7 +13,7 @@ from fullyconv.models import FCN
 from fullyconv.runtimes.choice import fastest, remembered
 from fullyconv.runtimes.computing import Computing, Running, Runtime, of_int8, refuse_impossible, start
 from fullyconv.runtimes.formats import Array, Precision
-from fullyconv.runtimes.quantized import Int8
+from fullyconv.runtimes.graphs import Graphs
 from fullyconv.runtimes.weights import Weights
 
 
@@ -33,7 +33,7 @@ class Engine:
             else `torch`, which is also what computes on GPUs; `fastest` times all that are installed on the first
             image and remembers the winner. In int8 OpenVINO or ONNX Runtime computes.
         precision: What convolutions compute in.
-        folder: The model folder, where the fastest runtime is remembered and the network in int8 is kept.
+        folder: The model folder, where the fastest runtime is remembered, and graphs for others are kept.
         calibration: Images `(1, H, W, C)` in [0, 1] to measure the ranges of int8 on; if left out, the folder has to
             keep the network in int8.
 
@@ -56,7 +56,7 @@ class Engine:
         self.runtime = runtime
         self.precision = precision
         self.folder = folder
-        self._int8 = Int8(folder, calibration)
+        self._graphs = Graphs(folder, calibration)
         self._weights = Weights(model)
         self._running: Running | None = None
 
@@ -95,11 +95,11 @@ class Engine:
     def _start(self, image: Tensor) -> Running:
         self._refuse_nan()
         if self.runtime == "fastest":
-            return fastest(self.model, image, self.precision, self._int8)
+            return fastest(self.model, image, self.precision, self._graphs)
         faults = []
         for runtime in self._preferred(image) if self.runtime == "auto" else [self.runtime]:
             try:
-                return start(runtime, self.model, self.precision, image, self._int8)
+                return start(runtime, self.model, self.precision, image, self._graphs)
             except FullyconvError as fault:  # the next one may do
                 faults.append(fault)
         raise faults[0]

@@ -1,4 +1,4 @@
-"""A network in int8: measured on images once, kept in its model folder, and the same in tiles as whole."""
+"""Graphs of a network: made once, kept in its model folder; in int8 measured on images, and the same in tiles."""
 
 import json
 import sys
@@ -81,28 +81,47 @@ def test_the_folder_keeps_the_network_in_int8(
     assert capsys.readouterr().err == ""  # nothing is measured again
 
 
+def test_a_graph_in_fp32_is_written_once(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(saved, runtime="openvino")(picture()).mask
+    monkeypatch.setattr("fullyconv.runtimes.graphs.write", None)
+    assert np.array_equal(load(saved, runtime="openvino")(picture()).mask, first)
+    changed = load(saved, runtime="openvino")
+    changed.model.trunk.set_submodule("act1", nn.Tanh())
+    with pytest.raises(FullyconvError, match="SEG-P020"):  # as it would have to be written
+        changed(picture())
+
+
+def test_a_damaged_graph_in_fp32_is_written_anew(saved: Path, tmp_path: Path) -> None:
+    load(saved).save(tmp_path / "net")
+    first = load(tmp_path / "net", runtime="openvino")(picture()).mask
+    (kept,) = (tmp_path / "net").glob("graph-fp32-*.xml")
+    kept.write_text("<net")
+    assert np.array_equal(load(tmp_path / "net", runtime="openvino")(picture()).mask, first)
+    assert kept.stat().st_size > 100
+
+
 def test_what_is_kept_counts_for_its_own_weights_only(quantized: Segmenter, saved: Path) -> None:
     other = load(saved, precision="int8")
     with torch.no_grad():
         next(other.model.parameters()).mul_(2)
-    with pytest.raises(FullyconvError, match=r"SEG-X002 .* keeps none of this network .*say --calibrate DATA"):
+    with pytest.raises(FullyconvError, match=r"SEG-X002 .*say --calibrate DATA .* keeps none of this network"):
         other(picture())
 
 
 def test_a_damaged_file_is_named(quantized: Segmenter, saved: Path, tmp_path: Path) -> None:
     load(saved).save(tmp_path / "net")
-    (kept,) = saved.glob("int8-*.xml")
+    (kept,) = saved.glob("graph-int8-*.xml")
     (tmp_path / "net" / kept.name).write_text("<net")
-    with pytest.raises(FullyconvError, match=r"SEG-X002 .*int8-\w+\.xml cannot be read .*made anew"):
+    with pytest.raises(FullyconvError, match=r"SEG-X002 .*say --calibrate DATA \(.*int8-\w+\.xml cannot be read"):
         load(tmp_path / "net", precision="int8")(picture())
 
 
 def test_a_model_that_is_saved_again_keeps_nothing_old(quantized: Segmenter, saved: Path, tmp_path: Path) -> None:
     load(saved).save(tmp_path / "net")
-    for kept in saved.glob("int8-*"):
+    for kept in saved.glob("graph-*"):
         (tmp_path / "net" / kept.name).write_bytes(kept.read_bytes())
     load(tmp_path / "net").save(tmp_path / "net")
-    assert not list((tmp_path / "net").glob("int8-*"))
+    assert not list((tmp_path / "net").glob("graph-*"))
 
 
 def test_onnx_computes_in_int8_where_openvino_is_not(saved: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +133,7 @@ def test_onnx_computes_in_int8_where_openvino_is_not(saved: Path, data: Path, mo
 
 def test_int8_needs_images_first(saved: Path, data: Path, tmp_path: Path) -> None:
     load(saved).save(tmp_path / "net")
-    with pytest.raises(FullyconvError, match=r"SEG-X002 .*net keeps none .*say --calibrate DATA"):
+    with pytest.raises(FullyconvError, match=r"SEG-X002 .*say --calibrate DATA .*net keeps none"):
         load(tmp_path / "net", precision="int8")(picture())
     with pytest.raises(FullyconvError, match=r"SEG-X002 .*--precision int8 --calibrate DATA"):
         load(saved, calibrate=data)
@@ -137,7 +156,7 @@ def test_commands_take_and_tell_int8(
     assert cli.main(words) == 0
     told = capsys.readouterr()
     assert "computed by openvino in int8" in json.loads(told.out)["notes"]
-    assert "measuring the ranges of int8 on 4 images, once" in told.err
+    assert "for openvino, with ranges for int8 from 4 images, once" in told.err
     photo = next((data / "images").rglob("*.png"))
     words = ["predict", str(tmp_path / "net"), str(photo), "--out", str(tmp_path / "out"), "--precision", "int8"]
     assert cli.main([*words, "--json"]) == 0
