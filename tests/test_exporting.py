@@ -23,7 +23,6 @@ from fullyconv import cli
 from fullyconv.errors import FullyconvError
 from fullyconv.exporting import Parity
 from fullyconv.exporting.carried import carried
-from fullyconv.exporting.exported import _report
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, create
 from fullyconv.prediction import Segmenter
@@ -171,7 +170,7 @@ def test_a_file_that_stands_is_measured_as_it_is(
     before = file.read_bytes()
     measured = fullyconv.export(segmenter, out=file, verify=data, split="train")
     assert measured.parity is not None
-    assert json.loads((tmp_path / "a.parity.json").read_text()) == measured.parity.to_json()
+    assert json.loads((tmp_path / "a.onnx.parity.json").read_text()) == measured.parity.to_json()
     other = Segmenter(copy.deepcopy(segmenter.model), LABELS, SMALL)
     other.model.score_layers["stride32"].bias.data += 1  # type: ignore[union-attr, operator]
     with pytest.raises(FullyconvError, match=r"SEG-U008 .*differs from what would be written in its weights; move"):
@@ -332,6 +331,9 @@ def test_a_network_that_decides_by_its_image_is_refused(mood: Any, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_file_of_a_folder_has_its_own_report(tmp_path: Path) -> None:
-    assert _report(tmp_path / "model.onnx") == tmp_path / "parity.json"
-    assert _report(tmp_path / "small.onnx") == tmp_path / "small.parity.json"
+def test_files_of_several_formats_stand_in_one_folder(segmenter: Segmenter, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_text("of an a.xml")
+    assert fullyconv.export(segmenter, out=tmp_path / "a.onnx").file.is_file()
+    with pytest.raises(FullyconvError, match=r"SEG-U008 .*a\.bin exists already"):
+        fullyconv.export(segmenter, format="openvino", out=tmp_path / "a.xml")
+    assert (tmp_path / "a.bin").read_text() == "of an a.xml"

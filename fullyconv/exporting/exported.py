@@ -1,12 +1,10 @@
 """A model becomes a file of another runtime, tried and, on request, measured against the model."""
 
-import contextlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,9 +20,10 @@ from fullyconv.exporting.parity import Parity, measure
 from fullyconv.prediction import Segmenter
 from fullyconv.prediction import opened as opened_model
 from fullyconv.prediction.calibration import Samples
-from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, opened, refuse_impossible, write
+from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, opened, place, refuse_impossible, write
 from fullyconv.runtimes.pipeline import TRIED, Output, Pipeline, Pixels, not_exportable, traced
 from fullyconv.runtimes.weights import digest
+from fullyconv.writing import write_json
 
 BUDGETS = {"fp32": 0.1, "bf16": 0.5, "int8": 1.0}  # points of mean IoU
 REPORT = "parity.json"
@@ -110,7 +109,7 @@ def export(
         raise FullyconvError("SEG-X005", "--split and --budget are of --verify DATA; give it, or leave them out")
     file = _place(model, format, precision, out)
     if verify is None or not file.exists():
-        _refuse_existing(file)
+        _refuse_existing(file, format)
     segmenter = opened_model(model, head=head, runtime="torch")  # parity is with the plain network
     comparison = None if verify is None else Comparison(segmenter, verify, split=split or "val", head=head)
     facts = _facts(segmenter, precision, output, image)
@@ -124,7 +123,8 @@ def export(
         return Exported(file, format, precision, None)
     allowed = BUDGETS[precision] if budget is None else budget
     parity = measure(comparison, opened(file, format, precision), budget=allowed, pixels=image, output=output)
-    _report(file).write_text(json.dumps(parity.to_json(), indent=2) + "\n", encoding="utf-8")
+    # Several files in one folder have each its own.
+    write_json(file.with_name(REPORT if out is None else f"{file.name}.{REPORT}"), parity.to_json())
     return Exported(file, format, precision, parity)
 
 
@@ -144,20 +144,13 @@ def _write(
     """
     program = traced(pipeline, pixels)
     _refuse_different(pipeline, program.module(), pixels)
-    fresh = file.with_name(f".{file.stem}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        write(program, fresh / file.name, format, facts, samples)
-        run = opened(fresh / file.name, format, precision)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # Windows deletes no file that is mapped
+        fresh = Path(scratch) / file.name
+        write(program, fresh, format, facts, samples)
+        run = opened(fresh, format, precision)
         if precision == "fp32":
             _refuse_different(pipeline, lambda images: torch.from_numpy(run(images.numpy())), pixels)
-        for part in fresh.iterdir():
-            part.replace(file.with_name(part.name))
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty
-            file.parent.rmdir()
+        place(fresh, file)
 
 
 def _place(model: str | Path | Segmenter, format: Format, precision: Precision, out: str | Path | None) -> Path:
@@ -175,8 +168,9 @@ def _place(model: str | Path | Segmenter, format: Format, precision: Precision, 
     return Path(out)
 
 
-def _refuse_existing(file: Path) -> None:
-    standing = [path for path in (file, file.with_suffix(".bin")) if path.exists()]
+def _refuse_existing(file: Path, format: Format) -> None:
+    parts = (file, file.with_suffix(".bin")) if format == "openvino" else (file,)
+    standing = [path for path in parts if path.exists()]
     if standing:
         raise FullyconvError(
             "SEG-U008",
@@ -197,11 +191,6 @@ def _refuse_other(file: Path, format: Format, facts: Mapping[str, Any]) -> None:
             f"{file} exists already and differs from what would be written in its {' and '.join(other)}; move it away "
             "or name another with --out",
         )
-
-
-def _report(file: Path) -> Path:
-    """Where its parity is written; several files in one folder have each its own."""
-    return file.with_name(REPORT if file.stem == "model" else f"{file.stem}.{REPORT}")
 
 
 def _facts(segmenter: Segmenter, precision: Precision, output: Output, pixels: Pixels) -> dict[str, Any]:

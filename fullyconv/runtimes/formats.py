@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from fullyconv.errors import FullyconvError
+from fullyconv.writing import whole
 
 Array = np.ndarray[Any, Any]
 Format = Literal["onnx", "openvino", "torch"]
@@ -77,6 +79,18 @@ def write(
         calibration: Images `(1, H, W, C)` as the graph takes them.
     """
     WRITERS[format](program, file, {name: json.dumps(value) for name, value in facts.items()}, calibration)
+
+
+def place(written: Path, file: Path) -> None:
+    """Copies what `write` wrote to its place: every file of it whole, the weights before the graph that names them.
+
+    Args:
+        written: Alone in its folder with what stands beside it.
+        file: Of the same suffix.
+    """
+    for part in sorted(written.parent.glob(f"{written.stem}.*")):
+        with whole(file.with_suffix(part.suffix)) as draft:
+            shutil.copyfile(part, draft)
 
 
 def _write_onnx(

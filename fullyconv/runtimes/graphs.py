@@ -10,11 +10,10 @@ from tempfile import TemporaryDirectory
 from fullyconv.artefact import GRAPHS, versions
 from fullyconv.errors import FullyconvError
 from fullyconv.models import FCN
-from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, Run, opened, write
+from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, Run, opened, place, write
 from fullyconv.runtimes.pipeline import Pipeline, traced
 from fullyconv.runtimes.weights import digest
 from fullyconv.wording import counted
-from fullyconv.writing import whole
 
 OF_INT8: tuple[Format, ...] = ("openvino", "onnx")  # that compute in int8, the faster first
 
@@ -59,7 +58,10 @@ class Graphs:
             print(f"writing the network for {format}{ranges}{'' if kept is None else ', once'}", file=sys.stderr)
             write(traced(Pipeline(model, output="scores"), "float"), file, format, {}, images)
             if kept is not None:
-                _keep(file, kept)
+                try:
+                    place(file, kept)
+                except OSError as error:  # it is computed with all the same
+                    print(f"{kept.parent} cannot keep it: {error.strerror}", file=sys.stderr)
             return opened(file, format, precision)
 
     def _place(self, model: FCN, format: Format, precision: Precision) -> Path | None:
@@ -69,13 +71,3 @@ class Graphs:
         numbers = "int8" if precision == "int8" else "fp32"  # of which OpenVINO computes bf16 as well
         made_of = f"{versions()['fullyconv']} {model} {digest(model)}"
         return self.folder / f"{GRAPHS}{numbers}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}{SUFFIXES[format]}"
-
-
-def _keep(file: Path, kept: Path) -> None:
-    """Copies a file, and what stands beside it, into a model folder; one that cannot be written to keeps nothing."""
-    try:
-        for part in sorted(file.parent.glob(f"{file.stem}.*")):  # weights before the graph that names them
-            with whole(kept.with_suffix(part.suffix)) as draft:
-                draft.write_bytes(part.read_bytes())
-    except OSError as error:
-        print(f"{kept.parent} cannot keep it: {error.strerror}", file=sys.stderr)
