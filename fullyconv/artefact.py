@@ -14,6 +14,7 @@ from torch import Tensor
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet
 from fullyconv.models import FCN, create
+from fullyconv.wording import shortened
 from fullyconv.writing import set_aside, whole
 
 FORMAT = 1
@@ -215,7 +216,9 @@ def versions() -> dict[str, str]:
 def _readme(config: Mapping[str, Any]) -> str:
     heads = labels_of_heads(config) or {"": LabelSet.from_dict(config["labels"])}
     counts = " and ".join(f"{len(labels)} {name}".strip() for name, labels in heads.items())
-    classes = "\n\n".join(f"Classes{name and f' of {name}'}: {_some(labels)}" for name, labels in heads.items())
+    classes = "\n\n".join(
+        f"Classes{name and f' of {name}'}: {shortened(labels.names, 20)}" for name, labels in heads.items()
+    )
     scores = config.get("metrics", {})
     table = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items() if isinstance(value, float))
     return f"""# {config["architecture"]["name"]}, {counts} classes
@@ -233,7 +236,3 @@ result.overlay().save("overlay.png")
 
 {"| score (fractions, paper's convention) | value |" + chr(10) + "|---|---|" + chr(10) + table if table else ""}
 """
-
-
-def _some(labels: LabelSet) -> str:
-    return ", ".join(labels.names[:20]) + (", ..." if len(labels) > 20 else "")

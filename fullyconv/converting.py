@@ -31,7 +31,7 @@ from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import read_weights
 from fullyconv.prediction import Segmenter
 from fullyconv.surgery import DenseClassifier, NotConvertible, Transplant, describe, transplant, twin
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 EXACT = 1e-4  # of the largest logit: what a conversion may change
 _IDLE = re.compile(r"^(aux|AuxLogits|loss[12])[^.]*\.|num_batches_tracked$")  # weights that only training reads
@@ -113,9 +113,7 @@ class Certificate:
                 *(f"tap at stride {tap.stride}: {tap.layer}, {tap.channels} channels" for tap in self.taps),
                 f"images in [0, 1], less {_shown(self.mean)}, divided by {_shown(self.std)}",
                 f"{len(self.kept)} weights kept, {len(self.dropped)} dropped"
-                + (
-                    f": {', '.join(self.dropped[:4])}{', ...' if len(self.dropped) > 4 else ''}" if self.dropped else ""
-                ),
+                + (f": {shortened(self.dropped, 4)}" if self.dropped else ""),
             ]
         )
 
@@ -370,16 +368,12 @@ def _refuse_misfit(taken: Transplant, name: str, file: str) -> None:
     missing, foreign = ([key for key in names if not _IDLE.search(key)] for names in (taken.missing, taken.dropped))
     if missing:
         raise FullyconvError(
-            "SEG-M005", f"{file} has no weights for {_some(missing)} of {name}; give the file of that network"
+            "SEG-M005", f"{file} has no weights for {shortened(missing, 3)} of {name}; give the file of that network"
         )
     if foreign:
         raise FullyconvError(
-            "SEG-M005", f"{name} has no place for {_some(foreign)} of {file}; give the file of that network"
+            "SEG-M005", f"{name} has no place for {shortened(foreign, 3)} of {file}; give the file of that network"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _converted(

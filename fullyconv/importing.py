@@ -21,7 +21,7 @@ from fullyconv.models.foreign import Checkpoint, is_foreign, read_checkpoint
 from fullyconv.models.weights import Weights, read_weights
 from fullyconv.released import NETS, Inputs, Net, classes_of, only_fit, refuse_another
 from fullyconv.surgery import transplant
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 # How pictures are given to `predict`.
 PICTURES: dict[Inputs, str] = {
@@ -245,14 +245,10 @@ def _fill_tower(model: FCN, weights: Weights, name: str) -> tuple[str, ...]:
     foreign = [each for each in taken.dropped if each not in between]
     missing = [each for each in taken.missing if each not in ("mean", "std", "log_bands") and "upscore" not in each]
     if foreign or missing:
-        told = f"{_some(foreign)} fit nowhere" if foreign else f"{_some(missing)} are not in it"
+        told = f"{shortened(foreign, 3)} fit nowhere" if foreign else f"{shortened(missing, 3)} are not in it"
         raise FullyconvError("SEG-M023", f"{weights.file} is no {name}: {told}; give the whole network of that name")
     return tuple(
         f"{each.removesuffix(BETWEEN)}carried scores between classes by {count_kernels(ours[each])} of its kernels, of "
         f"up to {float(ours[each].abs().max()):.2g}, which have no place and are left out"
         for each in between
     )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.errors import FullyconvError
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 Color = tuple[int, int, int]
 Raw = int | Color
@@ -97,12 +97,12 @@ class LabelSet:
         if illegal:
             counts = np.bincount(positions, weights=lengths, minlength=len(keys))
             shown = {self._shown(key): int(counts[np.searchsorted(keys, key)]) for key in illegal}
-            listed = ", ".join(f"{value} ({counted(count, 'pixel')})" for value, count in list(shown.items())[:5])
-            more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+            strays = [f"{value} ({counted(count, 'pixel')})" for value, count in shown.items()]
+            kind = "colours" if self.coded_by_color else "values"
             raise FullyconvError(
                 "SEG-D010",
-                f"holds {'colours' if self.coded_by_color else 'values'} that no class stands for: {listed}{more}; "
-                f"known: {', '.join(self._shown(key) for key in list(known)[:12])}{', ...' if len(known) > 12 else ''}",
+                f"holds {kind} that no class stands for: {shortened(strays)}; "
+                f"known: {shortened([self._shown(key) for key in known], 12)}",
             )
         classes = np.array([known[int(key)] for key in keys], dtype=dtype)
         return np.repeat(classes[positions], lengths).reshape(raw.shape[:2])

@@ -12,6 +12,7 @@ from fullyconv import images
 from fullyconv.datasets.dataset import shared_ends
 from fullyconv.errors import FullyconvError
 from fullyconv.labels import LabelSet, count_raw
+from fullyconv.wording import shortened
 
 Array = np.ndarray[Any, Any]
 
@@ -33,11 +34,10 @@ def matched(predictions: Path, truth: Path) -> list[tuple[Path, Path]]:
         predicted, true = _without_ending(predicted), _without_ending(true)
     missing = sorted(true.keys() - predicted.keys())
     if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise FullyconvError(
             "SEG-E006",
-            f"{len(missing)} of {len(true)} masks of {truth} have no prediction in {predictions}: {shown}; "
-            "predict them, or give a TRUTH folder of just the masks to be scored",
+            f"{len(missing)} of {len(true)} masks of {truth} have no prediction in {predictions}: {shortened(missing)}"
+            "; predict them, or give a TRUTH folder of just the masks to be scored",
         )
     return [(predicted[name], true[name]) for name in sorted(true)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,8 @@ from fullyconv.wording import counted
 )
 def test_a_noun_agrees_with_its_number(number: int, noun: str, expected: str) -> None:
     assert counted(number, noun) == expected
+
+
+def test_long_lists_end_in_a_count() -> None:
+    assert shortened("abc", 3) == "a, b, c"
+    assert shortened("abcde", 3) == "a, b, c and 2 more"

@@ -10,6 +10,7 @@ from fullyconv.datasets import ade20k, camvid, cityscapes, folder, manifest, nyu
 from fullyconv.datasets.dataset import Dataset, Layout, Pair, nearest, with_val
 from fullyconv.datasets.heads import also_labelled
 from fullyconv.errors import FullyconvError
+from fullyconv.wording import shortened
 
 __all__ = ["LAYOUTS", "Dataset", "Layout", "Pair", "open_dataset", "with_heads"]
 
@@ -121,10 +122,6 @@ def _unrecognised(path: Path) -> FullyconvError:
         found = f"a file that ends in {path.suffix or 'nothing'}"
     else:
         names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-        found = (
-            f"no pictures in it, but {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
-            if names
-            else "nothing in it"
-        )
+        found = f"no pictures in it, but {shortened(names, 6)}" if names else "nothing in it"
     known = "; ".join(layout.title for layout in LAYOUTS.values())
     return FullyconvError("SEG-D002", f"{path} has no layout that is known: found {found}. What would work: {known}")

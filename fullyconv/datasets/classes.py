@@ -14,6 +14,7 @@ import numpy as np
 from fullyconv.errors import FullyconvError
 from fullyconv.images import palette_colors, read_raw_mask
 from fullyconv.labels import Color, LabelSet, Raw, count_raw, voc_color
+from fullyconv.wording import shortened
 
 Item = TypeVar("Item")
 
@@ -313,7 +314,7 @@ def _fit_colors(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[
     told = listed if names else "names without colours, while the masks are in colour"
     return labels, (
         f"SEG-D014  {source} lists {told}; the {len(labels)} classes are the colours found: "
-        f"{', '.join(labels.names[:12])}{', ...' if len(labels) > 12 else ''}",
+        f"{shortened(labels.names, 12)}",
         *notes,
     )
 

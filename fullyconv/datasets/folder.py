@@ -24,7 +24,7 @@ from fullyconv.datasets.dataset import (
 )
 from fullyconv.errors import FullyconvError
 from fullyconv.images import IMAGE_SUFFIXES, MASK_SUFFIXES
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 Role = Literal["image", "mask", "other"]
 Key = tuple[str, ...]
@@ -482,17 +482,14 @@ def _folders_above(root: Path, masks: Sequence[Path]) -> list[Path]:
 def _told_unpaired(root: Path, left: Sequence[Path]) -> list[str]:
     if not left:
         return []
-    examples = ", ".join(str(path.relative_to(root)) for path in left[:3])
-    return [
-        f"SEG-D021  {counted(len(left), 'file')} without a partner, left out: {examples}"
-        + (", ..." if len(left) > 3 else "")
-    ]
+    examples = shortened([str(path.relative_to(root)) for path in left], 3)
+    return [f"SEG-D021  {counted(len(left), 'file')} without a partner, left out: {examples}"]
 
 
 def _nothing_paired(root: Path, images: Sequence[Found], masks: Sequence[Found]) -> FullyconvError:
     def told(found: Sequence[Found], what: str) -> str:
-        examples = ", ".join(one.path.as_posix() for one in found[:2])
-        return f"{len(found)} {what}" + (f" ({examples}{', ...' if len(found) > 2 else ''})" if found else "")
+        examples = shortened([one.path.as_posix() for one in found], 2)
+        return f"{len(found)} {what}" + (f" ({examples})" if found else "")
 
     similar = ""
     if images and masks:

@@ -13,8 +13,7 @@ from typing import Any
 
 from fullyconv.datasets.dataset import Dataset, Pair
 from fullyconv.errors import FullyconvError
-from fullyconv.labels import LabelSet
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 # The collection whose photographs a layout keeps; folders of one's own number their images as they like.
 COLLECTIONS = {
@@ -109,7 +108,8 @@ def validated_on(dataset: Dataset, other: Dataset) -> Dataset:
         raise FullyconvError(
             "SEG-T021",
             f"the masks of {other} do not mean what those of {dataset} do: their classes are "
-            f"{_shown(other.labels)}, those to train on {_shown(dataset.labels)}; give both the same classes.json",
+            f"{shortened(other.labels.names)}, and those to train on are {shortened(dataset.labels.names)}; "
+            "give both the same classes.json",
         )
     train, val = (
         [pair for pair in pairs if pair.image.is_file()] for pairs in (dataset.pairs("train"), other.pairs("val"))
@@ -134,10 +134,6 @@ def validated_on(dataset: Dataset, other: Dataset) -> Dataset:
 def _meaning(dataset: Dataset) -> Hashable:
     labels = dataset.labels
     return labels.names, labels.table, labels.ignore_index
-
-
-def _shown(labels: LabelSet) -> str:
-    return f"{', '.join(labels.names[:5])}{', ...' if len(labels) > 5 else ''} ({len(labels)})"
 
 
 def _alike(

@@ -15,7 +15,7 @@ from fullyconv.doctor.mending import is_smoothed, reads_foreground_as_ignored, t
 from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.images import Header
 from fullyconv.labels import LabelSet, Raw
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 __all__ = ["Examination", "Finding", "check", "examine"]
 
@@ -162,11 +162,10 @@ def _illegal_values(dataset: Dataset, examined: Sequence[Observation]) -> Iterab
     strays = Counter({raw: count for raw, count in total_counts(broken).items() if raw not in known})
     share = strays.total() / sum(total_counts(examined).values())
     where = _relative(dataset, broken[0].mask_path)
-    worst = ", ".join(f"{shown(raw)} ({counted(count, 'pixel')})" for raw, count in strays.most_common(5))
-    more = ", ..." if len(strays) > 5 else ""
+    worst = shortened([f"{shown(raw)} ({counted(count, 'pixel')})" for raw, count in strays.most_common()])
     kind = "colours" if any(isinstance(raw, tuple) for raw in strays) else "values"
     told = (
-        f"{where} holds {kind} that no class stands for, as do {len(broken)} of {len(examined)} masks: {worst}{more}; "
+        f"{where} holds {kind} that no class stands for, as do {len(broken)} of {len(examined)} masks: {worst}; "
         f"{share:.2%} of all pixels"
     )
     files = [one.mask_path for one in broken]
@@ -290,12 +289,12 @@ def _empty_classes(
     empty = [entry["name"] for entry in classes if not entry["pixels"]]
     if examined and empty:
         looked = "the masks" if len(examined) == len(observations) else f"the {len(examined)} masks examined"
-        told = f"{len(empty)} of {len(classes)} classes occur in none of {looked}: {', '.join(empty[:6])}"
+        told = f"{len(empty)} of {len(classes)} classes occur in none of {looked}: {shortened(empty, 6)}"
         yield Finding(
             "SEG-D015",
             str(dataset.root),
             len(empty),
-            told + (", ..." if len(empty) > 6 else ""),
+            told,
             "label some, or take the class out; as it is, it cannot be learnt, and its score is undefined",
         )
 

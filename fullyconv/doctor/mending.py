@@ -20,7 +20,7 @@ from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.errors import FullyconvError
 from fullyconv.images import TURNS, read_mask, write_mask
 from fullyconv.labels import LabelSet, Raw
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 Array = np.ndarray[Any, Any]
 
@@ -68,7 +68,7 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
         "classes.json"
     ]
     if left_out:
-        names = ", ".join(pair.name for pair in left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        names = shortened([pair.name for pair in left_out])
         notes.append(f"{counted(len(left_out), 'pair')} beyond mending, left out: {names}")
     return tuple(notes)
 
