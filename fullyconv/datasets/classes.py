@@ -278,10 +278,11 @@ def _refuse_pictures(found: Survey) -> None:
 
 def _are_levels(numbers: Sequence[int]) -> bool:
     """Whether classes are a few grey levels at wide steps, such as 0, 127, 255, and not indices from 0 up."""
-    return numbers[-1] >= LOWEST_TOP_LEVEL and len(numbers) <= MOST_LEVELS and _lie_apart(numbers)
+    return numbers[-1] >= LOWEST_TOP_LEVEL and len(numbers) <= MOST_LEVELS and lie_apart(numbers)
 
 
-def _lie_apart(numbers: Sequence[int]) -> bool:
+def lie_apart(numbers: Sequence[int]) -> bool:
+    """Whether ascending values are several and so far apart that what lies between two of them is neither."""
     return len(numbers) > 1 and bool((np.diff(numbers) >= LEVEL_GAP).all())
 
 
@@ -327,7 +328,7 @@ def _fit_names(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[L
         both = (names[0], names[1]) if len(names) == 2 else ("background", names[0])
         return _binary(found, both)
     values = [value for value in numbers if value != 255]
-    levels = next((some for some in (numbers, values) if len(some) == len(names) and _lie_apart(some)), None)
+    levels = next((some for some in (numbers, values) if len(some) == len(names) and lie_apart(some)), None)
     if levels is not None:
         labels, more = _build(entries, levels, source)
         told = ", ".join(f"{value} is {name}" for value, name in zip(levels[:4], names, strict=False))

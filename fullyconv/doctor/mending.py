@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.datasets import Dataset, Pair
-from fullyconv.datasets.classes import LEVEL_GAP
+from fullyconv.datasets.classes import lie_apart
 from fullyconv.doctor.observation import Observation, observe, splits_once
 from fullyconv.errors import FullyconvError
 from fullyconv.images import TURNS, read_mask, write_mask
@@ -104,12 +104,8 @@ def reads_foreground_as_ignored(labels: LabelSet, counts: Mapping[Raw, int]) -> 
 def is_smoothed(labels: LabelSet, strays: Mapping[Raw, int], share: float) -> bool:
     """Whether unknown values look like the work of smoothing: many of them in few pixels, between codes that lie so
     far apart that the nearest one means something."""
-    return len(strays) > MANY_STRAYS and share < SMALL_SHARE and (labels.coded_by_color or _far_apart(labels))
-
-
-def _far_apart(labels: LabelSet) -> bool:
     values = sorted(raw for raw, _ in labels.table if isinstance(raw, int))
-    return len(values) > 1 and bool((np.diff(values) >= LEVEL_GAP).all())
+    return len(strays) > MANY_STRAYS and share < SMALL_SHARE and (labels.coded_by_color or lie_apart(values))
 
 
 def nearest_raw(raw: Raw, known: Mapping[Raw, int]) -> Raw:
