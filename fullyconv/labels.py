@@ -16,6 +16,11 @@ Raw = int | Color
 MOST_CLASSES = 65535  # whose indices, and the value to ignore, a mask of 16 bits holds
 
 
+def ignore_index_beside(num_classes: int) -> int:
+    """The value to ignore that so many classes leave free: 255, the highest of 8 bits, else 65535, that of 16."""
+    return 255 if num_classes <= 255 else MOST_CLASSES
+
+
 def voc_color(index: int) -> Color:
     """The colour of one entry of PASCAL VOC's palette: the bits of the index, spread over red, green and blue."""
     red = green = blue = 0
@@ -56,8 +61,8 @@ class LabelSet:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"class names must differ, but these occur twice: {', '.join(twice)}")
-        if len(self.names) > 255 and self.ignore_index == 255:
-            object.__setattr__(self, "ignore_index", 65535)
+        if self.ignore_index == 255:
+            object.__setattr__(self, "ignore_index", ignore_index_beside(len(self.names)))
         if not self.colors:
             object.__setattr__(self, "colors", tuple(voc_color(i) for i in range(len(self.names))))
         if len(self.colors) != len(self.names):

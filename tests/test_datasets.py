@@ -873,6 +873,23 @@ def test_unreadable_classes_file_is_named(tmp_path: Path, name: str, text: str) 
         read_classes(tmp_path / name)
 
 
+def test_of_more_than_255_classes_255_is_one(tmp_path: Path) -> None:
+    mask = np.array([[*range(300), 65535]], np.uint16)
+    root = folder_of(tmp_path, mask)
+    assert open_dataset(root).labels.encode(mask).tolist() == mask.tolist()
+    assert any("0 to 299, inferred from the masks; 65535 is ignored" in note for note in open_dataset(root).notes)
+    (root / "classes.txt").write_text("\n".join(f"name {index}" for index in range(300)))
+    labels = open_dataset(root).labels
+    assert labels.encode(mask).tolist() == labels.decode(mask).tolist() == mask.tolist()
+
+
+def test_void_of_more_than_255_classes_is_ignored(tmp_path: Path) -> None:
+    root = folder_of(tmp_path, levels(0, 1))
+    (root / "classes.json").write_text(json.dumps({"void": 0, **{f"name {value}": value for value in range(1, 301)}}))
+    labels = open_dataset(root).labels
+    assert labels.encode(np.array([[0, 1, 255, 300]], np.uint16)).tolist() == [[65535, 0, 254, 299]]
+
+
 def test_only_void_is_no_class(tmp_path: Path) -> None:
     root = folder_of(tmp_path, levels(0))
     (root / "classes.json").write_text('{"void": 0}')

@@ -13,7 +13,7 @@ import numpy as np
 
 from fullyconv.errors import FullyconvError
 from fullyconv.images import palette_colors, read_raw_mask
-from fullyconv.labels import Color, LabelSet, Raw, count_raw, voc_color
+from fullyconv.labels import MOST_CLASSES, Color, LabelSet, Raw, count_raw, ignore_index_beside, voc_color
 from fullyconv.wording import shortened
 
 Item = TypeVar("Item")
@@ -171,7 +171,8 @@ def infer(found: Survey) -> tuple[LabelSet, tuple[str, ...]]:
     """The label set of masks of which nothing is known but their content.
 
     0 and 255, also smoothed, or 0 and 65535 are background and foreground. Small numbers are class indices, with 255
-    ignored. Numbers at wide steps, such as 0, 127, 255, are one class each, and so is each colour.
+    ignored, or 65535 if 255 is one of them. Numbers at wide steps, such as 0, 127, 255, are one class each, and so is
+    each colour.
 
     Raises:
         FullyconvError: SEG-D022 for more different numbers, SEG-D013 for more different colours, than classes have.
@@ -194,10 +195,10 @@ def infer(found: Survey) -> tuple[LabelSet, tuple[str, ...]]:
         return labels, (
             f"the masks hold {', '.join(map(str, numbers))}, {where}: each is a class, and none is ignored",
         )
-    _refuse_pictures(found)
-    highest = max(value for value in numbers if value != 255) if numbers != [255] else 0
+    highest = _highest_class(numbers)
+    _refuse_pictures(numbers, highest)
     labels = LabelSet(tuple(f"class {index}" for index in range(highest + 1)), _palette_for(found, highest + 1))
-    ignored = "; 255 is ignored" if 255 in numbers else ""
+    ignored = f"; {labels.ignore_index} is ignored" if labels.ignore_index in numbers else ""
     return labels, (f"the classes are the values 0 to {highest}, {where}{ignored}",)
 
 
@@ -260,9 +261,14 @@ def _binary(found: Survey, names: tuple[str, str]) -> tuple[LabelSet, tuple[str,
     )
 
 
-def _refuse_pictures(found: Survey) -> None:
-    numbers = found.numbers
-    if len(numbers) > MOST_NUMBERS or numbers[-1] >= MOST_NUMBERS:
+def _highest_class(numbers: Sequence[int], named: int = 0) -> int:
+    """The highest of class indices, of which at least `named` are known; the value to ignore is none of them."""
+    ignored = ignore_index_beside(max([named, *(value for value in numbers if value != MOST_CLASSES)]))
+    return max((value for value in numbers if value != ignored), default=0)
+
+
+def _refuse_pictures(numbers: Sequence[int], highest: int) -> None:
+    if highest >= MOST_NUMBERS:
         raise FullyconvError(
             "SEG-D022",
             f"the masks are no label maps: they hold {len(numbers)} different values up to {numbers[-1]}, as depth and "
@@ -327,13 +333,13 @@ def _fit_names(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[L
     if _is_binary(found) and len(names) <= 2:
         both = (names[0], names[1]) if len(names) == 2 else ("background", names[0])
         return _binary(found, both)
-    values = [value for value in numbers if value != 255]
+    values = [value for value in numbers if value != ignore_index_beside(len(names))]
     levels = next((some for some in (numbers, values) if len(some) == len(names) and lie_apart(some)), None)
     if levels is not None:
         labels, more = _build(entries, levels, source)
         told = ", ".join(f"{value} is {name}" for value, name in zip(levels[:4], names, strict=False))
         return labels, (f"the masks hold as many values as {source} has names: {told}", *more)
-    highest = max(values, default=0)
+    highest = _highest_class(numbers, len(names))
     if highest == len(names) and 0 not in numbers:
         labels, more = _build(entries, range(1, len(entries) + 1), source)
         return labels, (f"the masks hold 1 to {highest}: 1 is {names[0]}, the first name in {source}", *more)
@@ -345,7 +351,7 @@ def _fit_names(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[L
             f"was supposed that 0 is background and 1 is {names[0]}; if 0 is {names[0]}, add a last line void"
         )
     elif highest >= len(names):
-        _refuse_pictures(found)
+        _refuse_pictures(numbers, highest)
         entries = [*entries, *(Entry(f"class {index}") for index in range(len(names), highest + 1))]
         notes.append(
             f"SEG-D014  {source} names {len(names)} classes, but the masks hold values up to {highest}: "
@@ -377,18 +383,16 @@ def _build(
     index_of: dict[str, int] = {}
     for entry in kept:
         index_of.setdefault(entry.name, len(index_of))
+    ignore_index = ignore_index_beside(len(index_of))
     table = [
-        (raw, 255 if _is_ignored(entry) else index_of[entry.name])
+        (raw, ignore_index if _is_ignored(entry) else index_of[entry.name])
         for entry, raw in zip(entries, raws, strict=True)
         if raw is not None
     ]
-    if not any(isinstance(raw, tuple) or raw == 255 for raw, _ in table):
-        table.append((255, 255))
+    if not any(isinstance(raw, tuple) or raw == ignore_index for raw, _ in table):
+        table.append((ignore_index, ignore_index))
     color_of = {entry.name: entry.color or voc_color(index_of[entry.name]) for entry in reversed(kept)}
     labels = LabelSet(tuple(index_of), tuple(color_of[name] for name in index_of), tuple(table))
-    if labels.ignore_index != 255:  # more than 255 classes: ignore moves
-        moved = tuple((raw, index) for raw, index in table if not (isinstance(raw, int) and raw == index == 255))
-        labels = replace(labels, table=(*moved, (labels.ignore_index, labels.ignore_index)))
     return labels, (f"ignored by its name: {', '.join(ignored)}",) if ignored else ()
 
 
