@@ -80,7 +80,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-D007": Fault(
         "The classes file cannot be read",
-        "classes.json, classes.txt or another file of class names has a form that is not understood.",
+        "classes.json, classes.txt or another file of class names has a form that is not understood, or gives one "
+        "value or colour to two classes.",
         'Write a list of names, ["background", "road"], or names with their raw values or colours, '
         '{"background": 0, "road": "#804080"}.',
     ),

@@ -873,6 +873,20 @@ def test_unreadable_classes_file_is_named(tmp_path: Path, name: str, text: str) 
         read_classes(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("mask", "listed", "told"),
+    [
+        ([[1, 2]], {"road": 1, "lane": 1, "sky": 2}, "1 to both 'road' and 'lane'"),
+        ([[[9, 0, 0]]], {"road": "#090000", "void": "#090000"}, "#090000 to both 'road' and 'void'"),
+    ],
+)
+def test_raw_value_of_two_classes_is_refused(tmp_path: Path, mask: Any, listed: dict[str, Any], told: str) -> None:
+    root = folder_of(tmp_path, np.array(mask, np.uint8))
+    (root / "classes.json").write_text(json.dumps(listed))
+    with pytest.raises(FullyconvError, match=rf"SEG-D007 .*classes\.json gives {told}"):
+        open_dataset(root)
+
+
 def test_of_more_than_255_classes_255_is_one(tmp_path: Path) -> None:
     mask = np.array([[*range(300), 65535]], np.uint16)
     root = folder_of(tmp_path, mask)

@@ -159,12 +159,27 @@ def labels_of(masks: Sequence[Path], classes_file: Path | None) -> tuple[LabelSe
 
 def fit(entries: Sequence[Entry], found: Survey, source: Path) -> tuple[LabelSet, tuple[str, ...]]:
     """The label set that a classes file and what the masks hold agree on; what the masks hold wins."""
+    codes = [entry.color if found.coded_by_color else entry.value for entry in entries]
+    _refuse_shared(entries, codes, source)
     if found.coded_by_color:
         return _fit_colors(entries, found, source)
-    valued = [entry for entry in entries if entry.value is not None]
-    if len(valued) == len(entries):
-        return _build(entries, [entry.value for entry in valued], source)
+    if None not in codes:
+        return _build(entries, codes, source)
     return _fit_names(entries, found, source)
+
+
+def _refuse_shared(entries: Sequence[Entry], codes: Sequence[Raw | None], source: Path) -> None:
+    """Raises SEG-D007 if one value or colour is to stand for two classes."""
+    named: dict[Raw, str] = {}
+    for entry, code in zip(entries, codes, strict=True):
+        name = "ignored" if _is_ignored(entry) else entry.name
+        if code is not None and named.setdefault(code, name) != name:
+            shown = hexadecimal(code) if isinstance(code, tuple) else code
+            raise FullyconvError(
+                "SEG-D007",
+                f"{source} gives {shown} to both {named[code]!r} and {entry.name!r}; a value or colour stands for one "
+                "class: correct one of them, or take it out",
+            )
 
 
 def infer(found: Survey) -> tuple[LabelSet, tuple[str, ...]]:
