@@ -294,6 +294,14 @@ def test_dataset_refuses_names_that_repeat_or_lead_outside(names: tuple[str, ...
         Dataset("folder", Path(), LabelSet(("a",)), {"train": pairs})
 
 
+@pytest.mark.parametrize("split", ["../../elsewhere", "/elsewhere", ".."])
+def test_split_whose_folder_would_lie_elsewhere_is_refused(tmp_path: Path, split: str) -> None:
+    save_pairs(tmp_path, "{}.jpg", "{}.png", "a")
+    (tmp_path / "list.csv").write_text(f"image,mask,split\na.jpg,a.png,{split}\n")
+    with pytest.raises(FullyconvError, match=rf"SEG-D006  .*list\.csv names a split '{split}'"):
+        open_dataset(tmp_path / "list.csv")
+
+
 def test_list_entry_given_twice_is_one_pair(tmp_path: Path) -> None:
     save_pairs(tmp_path, "images/{}.jpg", "masks/{}.png")
     (tmp_path / "train.txt").write_text("a\nb\na\n")

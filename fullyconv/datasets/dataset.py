@@ -87,7 +87,13 @@ class Dataset:
             if len(set(names)) < len(names):
                 twice = sorted(name for name, times in Counter(names).items() if times > 1)
                 raise ValueError(f"pairs of a split must differ in name, but in {split} these repeat: {twice[:5]}")
-            outside = [name for name in names if name.startswith("/") or ".." in re.split(r"[/\\]", name)]
+            outside = [name for name in names if _leads_outside(name)]
+            if _leads_outside(split):
+                raise FullyconvError(
+                    "SEG-D006",
+                    f"{self} names a split {split!r}, and a folder of that name would lie outside a copy; call splits "
+                    "train, val or the like",
+                )
             if outside:
                 raise ValueError(f"names of pairs are relative paths without .., got {outside[0]!r} in {split}")
 
@@ -130,6 +136,11 @@ class Dataset:
         notes = tuple(note for note in self.notes if not note.startswith(NO_VAL))
         also = tuple(map(joined, self.also))
         return replace(joined(self), notes=notes, also=also, val_from_train=False)
+
+
+def _leads_outside(name: str) -> bool:
+    """Whether a file of this name would not be below the folder that it is meant for."""
+    return name.startswith("/") or ".." in re.split(r"[/\\]", name)
 
 
 @dataclass(frozen=True)
