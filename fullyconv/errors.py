@@ -75,7 +75,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-D006": Fault(
         "A list of files cannot be used",
-        "A list file or manifest names files that are not there, or lacks the columns image and mask.",
+        "A list file or manifest is empty, names files that are not there, lacks the columns image and mask, or names "
+        "a split that is no name for a folder.",
         "Correct the entries that the message gives; names count from the folder of the list.",
     ),
     "SEG-D007": Fault(

@@ -561,6 +561,15 @@ def test_list_of_strangers_is_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_empty_list_is_refused(tmp_path: Path, split: str) -> None:
+    save_pairs(tmp_path, "images/{}.jpg", "masks/{}.png")
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("" if name == split else "a\nb\n")
+    with pytest.raises(FullyconvError, match=rf"SEG-D006  the list .*{split}\.txt is empty"):
+        open_dataset(tmp_path)
+
+
 def test_list_entries_tell_apart_equal_stems(tmp_path: Path) -> None:
     for tile in ("Tile 1", "Tile 2"):
         save_pairs(tmp_path, f"{tile}/images/{{}}.jpg", f"{tile}/masks/{{}}.png", "ab")

@@ -189,12 +189,18 @@ def read_list(path: Path) -> list[list[str]]:
     """The entries of a list file: one line each, split at white space only where it follows a picture's suffix.
 
     Names may hold spaces; an image and its mask on one line are kept apart all the same.
+
+    Raises:
+        FullyconvError: SEG-D006 if it cannot be read or is empty.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FullyconvError("SEG-D006", f"the list {path} cannot be read: {error}") from None
-    return [_columns(line.strip()) for line in lines if line.strip()]
+    entries = [_columns(line.strip()) for line in lines if line.strip()]
+    if not entries:
+        raise FullyconvError("SEG-D006", f"the list {path} is empty; name its images in it, one a line, or remove it")
+    return entries
 
 
 def split_lists(folder: Path) -> dict[str, list[str]]:

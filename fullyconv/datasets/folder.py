@@ -438,7 +438,7 @@ def _listed(root: Path, path: Path, pairs: Sequence[Pair]) -> list[Pair]:
             by_stem[pair.mask.stem].append(pair)
     entries = [columns[0] for columns in read_list(path)]
     found = [_closest(entry, by_stem.get(name_in(entry), [])) for entry in entries]
-    if entries and not any(found):
+    if not any(found):
         similar = nearest(name_in(entries[0]), by_stem)
         raise FullyconvError(
             "SEG-D006",
