@@ -373,6 +373,33 @@ def test_failed_copy_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_killed_copy_is_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, drafts = sound(tmp_path / "data", PATCH), list[Path]()
+
+    def stop(file: Path, *arguments: object) -> None:
+        drafts.append(tmp_path / file.relative_to(tmp_path).parts[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fullyconv.doctor.mending.write_mask", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_cleaned(dataset, tmp_path / "clean")
+    monkeypatch.undo()
+    save(drafts[0] / "images" / "train" / "000.png", PATCH)
+    write_cleaned(dataset, tmp_path / "clean")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clean", "data"]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_copy_in_the_place_that_one_is_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    dataset, here = sound(tmp_path / "data", PATCH), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(FullyconvError, match=r"SEG-D023 .*is the folder that you are in"):
+        write_cleaned(dataset, here if absolute else Path())
+
+
 def test_copy_keeps_splits_and_repeats_no_pair(tmp_path: Path) -> None:
     dataset = sound(tmp_path / "data", *[PATCH] * 4, val=1)
     every = tuple(pair for pairs in dataset.splits.values() for pair in pairs)

@@ -21,6 +21,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.images import TURNS, read_mask, write_mask
 from fullyconv.labels import LabelSet, Raw
 from fullyconv.wording import counted, shortened
+from fullyconv.writing import whole
 
 Array = np.ndarray[Any, Any]
 
@@ -41,27 +42,22 @@ def write_cleaned(dataset: Dataset, out: Path) -> tuple[str, ...]:
         What was done, in sentences.
 
     Raises:
-        FullyconvError: SEG-D023 if the folder exists and is not empty, or two pairs would be written to one file.
+        FullyconvError: SEG-D023 if the folder is not empty, or the one you are in, or two pairs would be written to one
+            file.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FullyconvError("SEG-D023", f"{out} exists and is not empty; name a folder that does not exist yet")
+    if out.resolve() == Path.cwd():
+        raise FullyconvError("SEG-D023", f"{out} is the folder that you are in; name one that does not exist yet")
     observations = observe(dataset, splits_once(dataset), None)
     labels = mended_labels(dataset.labels, total_counts(observations))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}-{os.getpid()}")
-    partial.mkdir()
-    try:
-        usable = [_write_pair(one, labels, partial) for one in observations]
+    with whole(out) as draft:
+        draft.mkdir()
+        usable = [_write_pair(one, labels, draft) for one in observations]
         kept = list(compress(observations, usable))
-        _write_manifest(kept, partial)
+        _write_manifest(kept, draft)
         plain = LabelSet(labels.names, labels.colors, ignore_index=labels.ignore_index)
-        (partial / "classes.json").write_text(json.dumps(plain.to_dict(), indent=1))
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        (draft / "classes.json").write_text(json.dumps(plain.to_dict(), indent=1))
     left_out = [one.pair for one, written in zip(observations, usable, strict=True) if not written]
     notes = [
         f"{out} is a cleaned copy of {dataset.root}: {counted(len(kept), 'pair')}, masks as index PNGs, classes in "
