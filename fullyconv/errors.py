@@ -451,8 +451,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-T002": Fault(
         "Nothing to resume",
-        "--resume follows the plan.json of the run in --out, and there is none.",
-        "Leave --resume out to begin the run, or check --out.",
+        "--resume follows the plan.json of the run in --out, and there is none, or none that this version can read.",
+        "Leave --resume out to begin the run, or check --out; an edited plan.json must be put back as it was.",
     ),
     "SEG-T003": Fault(
         "No readable checkpoint",

@@ -89,7 +89,7 @@ def test_the_refusal_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_takes_less_memory_is_said(plan: Plan, processes: int, told: str, data: Path) -> None:
-    fault = out_of_memory(plan, processes, open_dataset(data).pairs("train"), 0)
+    fault = out_of_memory(plan, processes, open_dataset(data).pairs("train"), 0, kept=False)
     assert re.search(told, fault.message), fault.message
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fullyconv.doctor import examine
 from fullyconv.errors import FullyconvError
 from fullyconv.prediction import load
 from fullyconv.training import TrainingRun, checkpoints, train
-from fullyconv.training.stages import SHARES, _length, models_of, train_in_stages
+from fullyconv.training.stages import SHARES, _length, _whole, models_of, staged_options, train_in_stages
 
 MODEL = "fcn8s-test_resnet"
 SETTINGS = {"recipe": "heavy", "reduction": "mean", "lr": 0.01, "batch": 2, "validations": 1}
@@ -175,6 +176,18 @@ def test_every_stage_has_a_step(data: Path, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_budget_that_is_no_time_is_told_before_anything_is_written(data: Path, tmp_path: Path):
+    with pytest.raises(FullyconvError, match=r"SEG-T006.*30x"):
+        train(data, model=MODEL, staged=True, budget="30x", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["", "- staged", "staged"])
+def test_an_args_file_of_another_kind_is_no_staged_run(tmp_path: Path, text: str):
+    (tmp_path / "args.yaml").write_text(text)
+    assert staged_options(tmp_path) is None
+
+
 def test_stages_whose_time_is_over_before_they_begin_have_a_step(data: Path, tmp_path: Path):
     settings = {"batch": 2, "crop": (32, 32), "workers": 0, "precision": "fp32", "report": False}
     run = train(data, model="fcn16s-test_resnet", staged=True, budget="0.001s", out=tmp_path / "run", **settings)
@@ -190,6 +203,13 @@ def test_data_are_examined_and_told_once(data: Path, tmp_path: Path, capfd: pyte
     train(data, model="fcn16s-test_resnet", staged=True, out=tmp_path / "run", **settings)
     assert len(examined) == 1
     assert capfd.readouterr().err.count("2 classes; train 4, val 2") == 1
+
+
+def test_the_speed_of_all_stages_is_their_images_over_the_time_that_these_took(tmp_path: Path):
+    first = TrainingRun(tmp_path, {}, epochs=1.0, steps=1, images_per_second=2.0, minutes=9.0)
+    first.write()
+    second = replace(first, epochs=3.0, images_per_second=6.0)
+    assert _whole(tmp_path, [first, second], report=False).images_per_second == 4.0
 
 
 def test_only_nets_with_earlier_stages_are_staged(data: Path, tmp_path: Path):

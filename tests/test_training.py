@@ -15,20 +15,22 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 from scenes import save, squares
 
-from fullyconv import doctor
+from fullyconv import doctor, images
 from fullyconv.datasets import Dataset, Pair, open_dataset
 from fullyconv.errors import FullyconvError
-from fullyconv.evaluation import evaluate
+from fullyconv.evaluation import count, evaluate
 from fullyconv.images import read_image
 from fullyconv.labels import LabelSet
 from fullyconv.models import create
@@ -36,12 +38,14 @@ from fullyconv.prediction import Segmenter, load
 from fullyconv.sampling import Stream
 from fullyconv.training import TrainingRun, checkpoints, train
 from fullyconv.training.folders import fingerprint_of, newest_run, opened
+from fullyconv.training.journal import Journal
 from fullyconv.training.loading import Decoder, Feed, Samples, batches
-from fullyconv.training.loop import Average, Pace
+from fullyconv.training.loop import Average, InterruptedTrainingError, Loop, Pace
 from fullyconv.training.plan import (
     Plan,
     architecture_of,
     bands_of,
+    class_weights_of,
     crop_for,
     recipe_of,
     recorded,
@@ -147,6 +151,74 @@ def test_a_start_that_cannot_be_saved_leaves_nothing_behind(data, tmp_path, monk
     with pytest.raises(OSError, match="No space left"):
         train(data, model=TINY, out=tmp_path / "run", steps=1, batch=2, crop=(32, 32), workers=0, precision="fp32")
     assert not (tmp_path / "run").exists()
+
+
+def end_at_once(
+    monkeypatch: pytest.MonkeyPatch, by: type[BaseException], data: Path, run: Path, **options: Any
+) -> None:
+    """Trains into a run whose loop ends before its first step."""
+    settings = {"steps": 1, "batch": 2, "crop": (32, 32), "workers": 0, "precision": "fp32", "report": False}
+    monkeypatch.setattr(Loop, "fit", Mock(side_effect=by))
+    train(data, model=TINY, out=run, **{**settings, **options})
+
+
+def test_a_fault_on_resume_takes_nothing_away(data, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt, match=r"stopped at step 0, saved; .* --resume"):
+        end_at_once(monkeypatch, InterruptedTrainingError, data, tmp_path / "run")
+    with pytest.raises(LookupError):
+        end_at_once(monkeypatch, LookupError, data, tmp_path / "run", resume=True)
+    with pytest.raises(FullyconvError, match=r"SEG-T015.*at step 0.*--resume"):
+        end_at_once(monkeypatch, MemoryError, data, tmp_path / "run", resume=True)
+    assert checkpoints.files(tmp_path / "run" / "checkpoints")
+
+
+def test_a_run_that_goes_on_before_its_first_step_says_so(data, tmp_path, monkeypatch, capfd):
+    told = []
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            end_at_once(monkeypatch, InterruptedTrainingError, data, tmp_path / "run", resume=resume)
+        told.append(capfd.readouterr().err)
+    assert ["weights start at random" in text for text in told] == [True, False]
+    assert ["resumed at step 0" in text for text in told] == [False, True]
+
+
+def test_a_stop_in_the_last_validation_is_heard(data, tmp_path, monkeypatch):
+    def stopped(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return count(*arguments)
+
+    monkeypatch.setattr("fullyconv.training.run.count", stopped)
+    with pytest.raises(KeyboardInterrupt, match=r"stopped at step 1, saved; .* --resume"):
+        train(
+            data, model=TINY, out=tmp_path / "run", steps=1, batch=2, crop=(32, 32), workers=0, validations=1,
+            precision="fp32",
+        )  # fmt: skip
+    monkeypatch.undo()
+    assert TrainingRun.read(tmp_path / "run") is None
+    assert train(data, out=tmp_path / "run", resume=True, workers=0, report=False).steps == 1
+
+
+def test_the_report_is_no_part_of_the_images_per_second(data, tmp_path, monkeypatch):
+    clock = [10.0]
+    monkeypatch.setattr(Pace, "elapsed", lambda _: clock[0])
+    monkeypatch.setattr("fullyconv.training.run.evaluate", Mock())
+    monkeypatch.setattr("fullyconv.training.run.write_report", lambda _: clock.__setitem__(0, 60.0))
+    run = train(data, model=TINY, out=tmp_path, steps=1, batch=2, crop=(32, 32), workers=0, precision="fp32")
+    assert (run.images_per_second, run.minutes) == (0.2, 1.0)
+    assert TrainingRun.read(tmp_path) == run
+
+
+def test_a_kill_while_the_journal_is_opened_loses_no_line(tmp_path, monkeypatch):
+    def killed(file: Path, *_: object, **__: object) -> None:
+        file.open("w").close()
+        raise SystemExit
+
+    lines = "".join(json.dumps({"kind": "train", "step": step}) + "\n" for step in range(3))
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(SystemExit):
+        Journal(tmp_path, Accelerator(cpu=True), from_step=1)
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -290,6 +362,28 @@ def test_statistics_keep_no_whole_images(tmp_path):
         assert pixels.untyped_storage().nbytes() == 4 * pixels.numel()
 
 
+class Counting(Decoder):
+    """Counts what is asked of it."""
+
+    asked = 0
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.asked += 1
+        return super().__getitem__(index)
+
+
+def test_no_more_images_are_looked_at_than_is_said(data, monkeypatch):
+    dataset = open_dataset(data)
+    pair = dataset.pairs("train")[0]
+    read = Mock(wraps=images.read_header)
+    monkeypatch.setattr(images, "read_header", read)
+    assert bands_of([pair] * 31, None) == (3,)
+    assert read.call_count == 16
+    decoder = Counting([pair] * 999, dataset.labels, (3,))
+    class_weights_of(decoder, "log")
+    assert decoder.asked == 500
+
+
 @pytest.mark.parametrize("bands", [1, 5])
 def test_grey_and_many_bands_of_16_bits_are_trained_on(tmp_path, bands):
     random = np.random.default_rng(0)
@@ -358,7 +452,7 @@ def test_the_images_that_are_validated_on_anyway_need_not_be_named(data, tmp_pat
         train(data, model=TINY, out=tmp_path / "run", val=f"{data}/")
 
 
-def test_the_newest_run_on_the_data_is_found_whatever_it_was_begun_with(data, tmp_path, monkeypatch):
+def test_the_newest_run_on_the_data_is_found_whatever_it_was_begun_with(data, whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("other", "more"):
         shutil.copytree(data, name)
@@ -368,7 +462,7 @@ def test_the_newest_run_on_the_data_is_found_whatever_it_was_begun_with(data, tm
         folder = tmp_path / "runs" / str(number)
         folder.mkdir(parents=True)
         plan = {"also": also, "val": val, "fingerprint": fingerprint_of(opened(data, also, val))}
-        (folder / "plan.json").write_text(json.dumps(plan))
+        (folder / "plan.json").write_text(json.dumps({**json.loads((whole / "plan.json").read_text()), **plan}))
         os.utime(folder / "plan.json", (number, number))
     (tmp_path / "runs" / "0" / "args.yaml").write_text("staged: false")
     assert newest_run(data, [], None) == Path("runs/2")
@@ -399,6 +493,14 @@ def test_nothing_to_resume_is_said(data, tmp_path):
     with pytest.raises(FullyconvError, match="SEG-T002"):
         train(data, out=tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_plan_that_cannot_be_read_is_said(data, whole, tmp_path):
+    later = json.dumps({**json.loads((whole / "plan.json").read_text()), "later": True})
+    for text in ("{", "{}", "[]", later):
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(FullyconvError, match=r"SEG-T002.*plan\.json"):
+            train(data, out=tmp_path, resume=True)
 
 
 def test_a_wrong_model_leaves_nothing_behind(data, tmp_path):
@@ -444,6 +546,13 @@ def test_a_mean_takes_the_steps_of_a_sum_at_a_converted_rate(data, tmp_path, cap
         assert [2944 * loss for loss in losses_of(runs[reduction])] == pytest.approx(losses_summed, rel=1e-5)
         name = "score_layers.stride32.weight"  # it starts at zero, so nothing but the steps is in it
         torch.testing.assert_close(weights(runs[reduction])[name], summed[name], rtol=1e-4, atol=1e-12)
+
+
+def test_pixels_are_counted_only_for_a_rate_that_goes_by_them(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("fullyconv.training.run.counted_pixels", Mock(side_effect=AssertionError))
+    with pytest.raises(KeyboardInterrupt):
+        end_at_once(monkeypatch, InterruptedTrainingError, data, tmp_path / "run", reduction="sum")
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["recipe"]["reduction"] == "sum"
 
 
 def test_a_loss_that_is_a_mean_takes_the_rate_of_a_mean(data, tmp_path, capfd):
@@ -595,6 +704,13 @@ def test_what_a_kill_leaves_of_a_checkpoint_is_removed(tmp_path):
         (tmp_path / killed).touch()
         checkpoints.write(tmp_path, step, {"weight": torch.zeros(2)}, {"elapsed": 0.0})
     assert list(tmp_path.iterdir()) == checkpoints.files(tmp_path)
+
+
+def test_what_others_keep_beside_checkpoints_stays(tmp_path):
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".nfs0001").touch()
+    checkpoints.write(tmp_path, 1, {"weight": torch.zeros(2)}, {"elapsed": 0.0})
+    assert {file.name for file in tmp_path.glob(".*")} == {".ipynb_checkpoints", ".nfs0001"}
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):

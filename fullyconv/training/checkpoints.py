@@ -27,8 +27,9 @@ def write(folder: Path, step: int, tensors: Mapping[str, Tensor], values: Mappin
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"step-{step:07d}.safetensors"
-    for rubbish in folder.glob(".*"):  # of a session that was killed while writing; the library's is .tmpXXXXXX
-        rubbish.unlink()
+    drafts = (*folder.glob(".step-*"), *folder.glob(".tmp??????"))  # those of `whole`, and of the library in it
+    for killed in filter(Path.is_file, drafts):
+        killed.unlink()
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole(file, durable=True) as draft:
         write_tensors(draft, flat, {"values": json.dumps({**values, "step": step})})

@@ -82,9 +82,9 @@ def newest_run(data: str | Path | Dataset, also: Sequence[str | Dataset], val: s
     found = (*Path("runs").glob("*/plan.json"), *Path("runs").glob("*/*/plan.json"))
     for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True):
         try:
-            plan = json.loads(file.read_text(encoding="utf-8"))
-            same = fingerprint(tuple(plan["also"]), plan["val"]) == plan["fingerprint"]
-        except (json.JSONDecodeError, KeyError, OSError):  # a damaged plan is passed over
+            plan = _plan_in(file)
+            same = fingerprint(plan.also, plan.val) == plan.fingerprint
+        except (FullyconvError, OSError):  # a damaged plan is passed over
             continue
         if same:
             whole = file.parent.parent
@@ -93,23 +93,27 @@ def newest_run(data: str | Path | Dataset, also: Sequence[str | Dataset], val: s
 
 
 def begun_with(out: str | Path | None, option: str) -> Any:
-    """What an option was when the run in a folder was begun; None if there is no run."""
+    """What an option was when the run in a folder was begun; None if there is no run.
+
+    Raises:
+        FullyconvError: SEG-T002 if its plan cannot be read.
+    """
     plans = [] if out is None else [*Path(out).glob("plan.json"), *Path(out).glob("*/plan.json")]
-    return json.loads(plans[0].read_text(encoding="utf-8"))[option] if plans else None
+    return getattr(_plan_in(plans[0]), option) if plans else None
 
 
 def saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:
     """The plan of the run that goes on, if the data are still what it was made for.
 
     Raises:
-        FullyconvError: SEG-T002 if there is no run, SEG-T009 if the data are others.
+        FullyconvError: SEG-T002 if there is no run or its plan cannot be read, SEG-T009 if the data are others.
     """
     saved = folder / "plan.json"
     if not saved.is_file():
         raise FullyconvError(
             "SEG-T002", f"{folder} holds no plan.json, so there is nothing to resume; leave --resume out to begin"
         )
-    plan = Plan.from_json(json.loads(saved.read_text(encoding="utf-8")))
+    plan = _plan_in(saved)
     if plan.fingerprint != fingerprint:
         raise FullyconvError(
             "SEG-T009",
@@ -118,6 +122,18 @@ def saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -
             f"--pretrained {folder}",
         )
     return plan
+
+
+def _plan_in(file: Path) -> Plan:
+    """The plan that a file holds; SEG-T002 if that is none of this version."""
+    try:
+        return Plan.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as fault:
+        raise FullyconvError(
+            "SEG-T002",
+            f"{file} is no plan of this version ({type(fault).__name__}: {fault}); put it back as the run wrote it, or "
+            "begin a run under another --out",
+        ) from None
 
 
 def _counted(fingerprint: Mapping[str, Any]) -> str:

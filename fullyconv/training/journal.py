@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fullyconv.writing import write_text
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -37,7 +39,7 @@ class Journal:
         if not self.active:
             return
         lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
-        self.file.write_text("".join(f"{line}\n" for line in lines if _step(line) <= from_step), encoding="utf-8")
+        write_text(self.file, "".join(f"{line}\n" for line in lines if _step(line) <= from_step))
 
     def __enter__(self) -> "Journal":
         if self.active and sys.stderr.isatty():

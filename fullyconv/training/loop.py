@@ -301,7 +301,7 @@ class Loop:
         Args:
             feed: Batches of this process.
             tell: Told of each step and validation: kind and values.
-            stop: Asked at every step.
+            stop: Asked at every step, and after the last validation.
 
         Raises:
             InterruptedTrainingError: After Ctrl-C or SIGTERM, with a checkpoint written.
@@ -332,6 +332,8 @@ class Loop:
         self._validate(tell)
         self.state.validations = self.validations
         self.checkpoint()
+        if self._total(stop.asked):
+            raise InterruptedTrainingError
         return self.state
 
     @property
@@ -422,7 +424,7 @@ class Loop:
             if error.code != "SEG-P005":
                 raise
             raise self._diverged("the network's scores became NaN") from None
-        seconds = self._of_the_first(time.monotonic() - begun)
+        seconds = self.of_the_first(time.monotonic() - begun)
         self.state.validation_seconds += seconds
         self.pace.keep_back((1 + 1.5 * self.accelerator.num_processes) * seconds)
         # Turned round, so that a score that is not a number is kept if there is no better one.
@@ -445,11 +447,15 @@ class Loop:
             for buffer in self.shown.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
-    def _of_the_first(self, value: float) -> float:
-        mine = value if self.accelerator.is_main_process else 0.0
+    def of_the_first(self, value: float) -> float:
+        """The first process's value, on all of them."""
+        return self._total(value if self.accelerator.is_main_process else 0.0)
+
+    def _total(self, value: float) -> float:
+        """The values of all processes, added up."""
         if self.accelerator.num_processes == 1:
-            return mine
-        shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
         return float(self.accelerator.reduce(shared, reduction="sum"))
 
 

@@ -56,7 +56,7 @@ def refuse_lone_values(plan: Plan, processes: int, network: FCN, pairs: Sequence
         ) from fault
 
 
-def out_of_memory(plan: Plan, processes: int, pairs: Sequence[Pair], step: int) -> FullyconvError:
+def out_of_memory(plan: Plan, processes: int, pairs: Sequence[Pair], step: int, *, kept: bool) -> FullyconvError:
     """What tells that a step took more memory than there is, and what would take less.
 
     Args:
@@ -64,6 +64,7 @@ def out_of_memory(plan: Plan, processes: int, pairs: Sequence[Pair], step: int) 
         processes: That train together.
         pairs: Training images.
         step: How many were taken before.
+        kept: Whether the run can go on.
     """
     mine = plan.recipe.batch // processes
     height, width = max(_sizes(plan.recipe, pairs), key=math.prod)
@@ -71,7 +72,7 @@ def out_of_memory(plan: Plan, processes: int, pairs: Sequence[Pair], step: int) 
     crop = tuple(max(32, int(0.7 * side) // 32 * 32) for side in (height, width))  # half of the pixels
     smaller = [f"--crop {crop[0]},{crop[1]}"] if crop != (height, width) else []
     cure = f"train with {' or '.join([*finer[:1], *smaller]) or 'a smaller network'}"
-    if step:
+    if kept:
         cure = f"go on by --resume where more is free; a run keeps its batches, so for less, begin another and {cure}"
     return FullyconvError(
         "SEG-T015",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fullyconv import artefact, images, losses
 from fullyconv.datasets import Dataset, Pair
+from fullyconv.datasets.classes import evenly_spaced
 from fullyconv.errors import FullyconvError
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD
 from fullyconv.models import Alignment, Geometry, Upscoring
@@ -216,7 +217,7 @@ def weight_files(pretrained: str) -> list[Path]:
 
 def crop_for(pairs: Sequence[Pair]) -> tuple[int, int]:
     """Height and width of samples: the images' median size, shrunk to the area of 288 x 384 pixels, in steps of 32."""
-    sizes = torch.tensor([images.image_size(pair.image) for pair in pairs[:: max(1, len(pairs) // 200)]])
+    sizes = torch.tensor([images.image_size(pair.image) for pair in evenly_spaced(pairs, 200)])
     height, width = sizes.median(dim=0).values.tolist()
     shrink = min(1.0, math.sqrt(CROP_PIXELS / (height * width)))
     return max(32, round(height * shrink / 32) * 32), max(32, round(width * shrink / 32) * 32)
@@ -250,7 +251,7 @@ def seconds_of(budget: str) -> float:
 
 def bands_of(pairs: Sequence[Pair], channels: int | None) -> tuple[int, ...]:
     """The bands of each picture of a scene: of the image those asked for, of all others what is found in the files."""
-    some = [pair.pictures for pair in pairs[:: max(1, len(pairs) // 16)]]
+    some = [pair.pictures for pair in evenly_spaced(pairs, 16)]
     image, *more = zip(*some, strict=True)
     return (channels or _bands(image), *map(_bands, more))
 
@@ -282,7 +283,7 @@ def architecture_of(
 
 def _peak(pairs: Sequence[Pair]) -> float:
     """The brightest value of up to 16 images of more than 8 bits, in [0, 1]; 1 for 8 bits."""
-    samples = [images.read_image(pair.image, channels=None) for pair in pairs[:: max(1, len(pairs) // 16)]]
+    samples = [images.read_image(pair.image, channels=None) for pair in evenly_spaced(pairs, 16)]
     wide = [float(image.max()) for image in samples if image.dtype != torch.uint8]
     return max(wide) if wide and max(wide) > 0 else 1.0
 
@@ -295,7 +296,7 @@ def _bands(pictures: Sequence[Path]) -> int:
 
 def _statistics(pairs: Sequence[Pair], bands: Sequence[int]) -> dict[str, list[float]]:
     """Mean and standard deviation of each band over up to 64 images, in [0, 1]; of a scene's colours, ImageNet's."""
-    values = torch.cat([some_pixels(pair, bands) for pair in pairs[:: max(1, len(pairs) // 64)]], dim=1)
+    values = torch.cat([some_pixels(pair, bands) for pair in evenly_spaced(pairs, 64)], dim=1)
     mean, std = values.mean(1).tolist(), values.std(1, correction=0).clamp(min=1e-3).tolist()
     if len(bands) > 1 and bands[0] == 3:
         mean[:3], std[:3] = IMAGENET_MEAN, IMAGENET_STD
@@ -310,9 +311,8 @@ def some_pixels(pair: Pair, bands: Sequence[int]) -> Float[Tensor, "bands pixels
 
 def class_weights_of(decoder: Decoder, balance: Literal["log", "median"]) -> tuple[float, ...]:
     """Class weights of each head, one after the other, from up to 500 training masks, evenly spaced."""
-    size = len(decoder.pairs)
     counts = [torch.zeros(len(labels), dtype=torch.int64) for _, labels in decoder.heads]
-    for index in range(0, size, max(1, size // 500)):
+    for index in evenly_spaced(range(len(decoder.pairs)), 500):
         for mask, count in zip(decoder[index][1].flatten(1).long(), counts, strict=True):
             count += torch.bincount(mask[mask != decoder.ignore_index], minlength=len(count))
     return tuple(weight for count in counts for weight in losses.class_weights(count, balance).tolist())

@@ -121,6 +121,11 @@ def slowdown(name: str, stage: int, layout: str = "") -> float:
     return 100.0 ** (min(stage, 1) if name == "heavy" and layout == "siftflow" else stage)
 
 
+def rate_goes_by_pixels(recipe: Recipe, reduction: Reduction) -> bool:
+    """Whether another reduction of the loss needs another learning rate: SGD's, between a sum and a mean."""
+    return recipe.optimizer == "sgd" and (recipe.reduction == "sum") != (reduction == "sum")
+
+
 def reduced(recipe: Recipe, reduction: Reduction, pixels: float) -> Recipe:
     """The recipe that takes the same steps with the loss reduced in another way.
 
@@ -133,9 +138,9 @@ def reduced(recipe: Recipe, reduction: Reduction, pixels: float) -> Recipe:
         pixels: How many count in an image on average.
     """
     changed = replace(recipe, reduction=reduction)
-    if recipe.optimizer != "sgd":
+    if not rate_goes_by_pixels(recipe, reduction):
         return changed
-    ratio = (pixels if recipe.reduction == "sum" else 1.0) / (pixels if reduction == "sum" else 1.0)
+    ratio = pixels if recipe.reduction == "sum" else 1 / pixels
     return replace(changed, learning_rate=recipe.learning_rate * ratio, weight_decay=recipe.weight_decay / ratio)
 
 

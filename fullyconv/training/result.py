@@ -16,7 +16,7 @@ FILE = "result.json"
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What training made; the same on every process."""
+    """What training made; the same on every process. The report counts in the minutes, not in the images per second."""
 
     run: Path
     best: Mapping[str, float]

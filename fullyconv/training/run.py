@@ -58,7 +58,15 @@ from fullyconv.training.plan import (
     weight_files,
 )
 from fullyconv.training.processes import agreed, process_group
-from fullyconv.training.recipes import SMALL, optimizer_of, parameter_groups, recipe_for, reduced, tune_scores_only
+from fullyconv.training.recipes import (
+    SMALL,
+    optimizer_of,
+    parameter_groups,
+    rate_goes_by_pixels,
+    recipe_for,
+    reduced,
+    tune_scores_only,
+)
 from fullyconv.training.result import TrainingRun
 from fullyconv.training.stages import staged_options, train_in_stages
 from fullyconv.wording import counted
@@ -245,7 +253,7 @@ def _new_plan(
         reduction=reduction,
         seed=options["seed"],
         steps=steps_of(options["epochs"], options["steps"], budget, len(pairs), recipe.batch),
-        budget_seconds=seconds_of(budget) if budget else None,
+        budget_seconds=None if budget is None else seconds_of(budget),
         parts=options["accumulate"],
         validations=options["validations"],
         precision=options["precision"],
@@ -299,7 +307,8 @@ class _Run:
             loop = self._loop(plan, network, decoder.ignore_index, accelerator)
             if goes_on:
                 loop.restore()
-            with self._watched(loop):
+                start = f"resumed at step {loop.state.step} by its own plan; other options given now do not count"
+            with self._watched(loop, goes_on=goes_on):
                 if not goes_on and accelerator.is_main_process:
                     loop.checkpoint()  # first: what has a plan can go on, and a given model's weights are nowhere else
                     open_run(self.folder, plan, self.options)
@@ -307,7 +316,7 @@ class _Run:
                 if tracker:
                     accelerator.init_trackers("tensorboard")
                 journal = Journal(self.folder, accelerator, from_step=loop.state.step)
-                told = _introduction(plan, self.examinations, self.dataset, network, loop.state.step, start)
+                told = _introduction(plan, self.examinations, self.dataset, network, start)
                 for line in [*told, *conversion]:
                     journal.say(line)
                 with journal, closing(self._feed(plan, decoder, accelerator, workers)) as feed:
@@ -381,8 +390,8 @@ class _Run:
         return Feed(open_at, plan.parts, recipe.growth)
 
     @contextmanager
-    def _watched(self, loop: "Loop") -> Iterator[None]:
-        """Where the run is stopped, says how it goes on; where it fails before its first step, removes its folder."""
+    def _watched(self, loop: "Loop", *, goes_on: bool) -> Iterator[None]:
+        """Where the run is stopped, says how it goes on; where a new one fails before its first step, removes it."""
         from fullyconv.training.loop import InterruptedTrainingError
 
         try:
@@ -392,25 +401,27 @@ class _Run:
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
             raise KeyboardInterrupt(f"stopped at step {loop.state.step}, {saved}; go on with: {again}") from None
         except Exception as fault:
-            if loop.state.step == 0 and loop.accelerator.is_main_process:  # so that --out is free for another try
+            kept = goes_on or loop.state.step > 0
+            if not kept and loop.accelerator.is_main_process:  # so that --out is free for another try
                 for tracker in loop.accelerator.trackers:
                     tracker.finish()
                 shutil.rmtree(self.folder, ignore_errors=True)  # it may not even have been made
             if not ran_out(fault):
                 raise
             processes, pairs = loop.accelerator.num_processes, self.dataset.pairs("train")
-            raise out_of_memory(self.plan, processes, pairs, loop.state.step) from fault
+            raise out_of_memory(self.plan, processes, pairs, loop.state.step, kept=kept) from fault
 
     def _finish(self, loop: "Loop", accelerator: "Accelerator", report: bool) -> TrainingRun:
         """Keeps the last model, and, for a report, scores the best one as `evaluate` does; on the first process."""
-        result = self._result(loop)
+        speed = loop.of_the_first(loop.state.images / loop.pace.elapsed())
         try:
             if accelerator.is_main_process:
                 loop.keep(loop.shown, "last", loop.state.last)
                 if report:
                     self._evaluate()
                     write_report(self.folder)
-                result = self._result(loop)
+            result = self._result(loop, speed)
+            if accelerator.is_main_process:
                 result.write()
         except KeyboardInterrupt:
             again = shlex.join(["fullyconv", "evaluate", str(self.folder), self.plan.val or self.plan.data])
@@ -426,15 +437,14 @@ class _Run:
         for head in self.dataset.also:
             evaluate(self.folder, head, split="val", head=head.head, out=self.folder / f"evaluation-{head.head}")
 
-    def _result(self, loop: "Loop") -> TrainingRun:
-        minutes = loop.pace.elapsed() / 60
+    def _result(self, loop: "Loop", images_per_second: float) -> TrainingRun:
         return TrainingRun(
             run=self.folder,
             best=loop.state.best,
             epochs=loop.state.images / len(self.dataset.pairs("train")),
             steps=loop.state.step,
-            images_per_second=loop.state.images / (60 * minutes),
-            minutes=minutes,
+            images_per_second=images_per_second,
+            minutes=loop.of_the_first(loop.pace.elapsed()) / 60,
         )
 
 
@@ -458,13 +468,13 @@ def _name(model: str | Segmenter) -> str:
 
 
 def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: bool) -> tuple[FCN, str]:
-    """The network as it starts, and a sentence that says from what.
+    """The network as it starts, and a sentence that says from what; none where a checkpoint will give its weights.
 
     Args:
         model: A segmenter is copied.
         plan: Names the network and the weights that it starts from.
         dataset: Its classes are scored.
-        empty: Whether a checkpoint will give the weights, so that none need be found.
+        empty: Whether a checkpoint will give them, so that none need be found.
     """
     if isinstance(model, Segmenter) and not empty:
         if dataset.also:
@@ -484,7 +494,9 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         return copy.deepcopy(model.model), "weights start as the given model's"
     torch.manual_seed(plan.seed)
     network = create(**plan.architecture, pretrained=plan.pretrained == "hub" and not empty)
-    if empty or plan.pretrained == "hub":
+    if empty:
+        return network, ""
+    if plan.pretrained == "hub":
         return network, "weights start as the classifier's from the hub"
     if plan.pretrained == "none":
         return network, "weights start at random; --pretrained hub or FILE starts from a classifier"
@@ -505,8 +517,8 @@ def _workers(processes: int) -> int:
 def _converted(plan: Plan, decoder: Decoder) -> tuple[Plan, list[str]]:
     """The plan with its loss reduced as wanted, and a sentence if that changed the learning rate."""
     recipe = plan.recipe
-    if recipe.reduction == plan.reduction:
-        return plan, []
+    if not rate_goes_by_pixels(recipe, plan.reduction):  # and none need be counted
+        return replace(plan, recipe=replace(recipe, reduction=plan.reduction)), []
     pixels = counted_pixels(_samples(plan, decoder), plan.class_weights)
     changed = reduced(recipe, plan.reduction, pixels)
     told = (
@@ -514,7 +526,7 @@ def _converted(plan: Plan, decoder: Decoder) -> tuple[Plan, list[str]]:
         f"image, a learning rate of {recipe.learning_rate:g} becomes {changed.learning_rate:.6g} and a decay of "
         f"{recipe.weight_decay:g} becomes {changed.weight_decay:.6g}, so that the steps stay as they were"
     )
-    return replace(plan, recipe=changed), [told] if changed.learning_rate != recipe.learning_rate else []
+    return replace(plan, recipe=changed), [told]
 
 
 def _samples(plan: Plan, decoder: Decoder, *, small: bool = False) -> Samples:
@@ -524,18 +536,17 @@ def _samples(plan: Plan, decoder: Decoder, *, small: bool = False) -> Samples:
 
 
 def _introduction(
-    plan: Plan, examinations: Sequence[doctor.Examination], dataset: Dataset, network: FCN, step: int, start: str
+    plan: Plan, examinations: Sequence[doctor.Examination], dataset: Dataset, network: FCN, start: str
 ) -> list[str]:
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     recipe = plan.recipe
     length = counted(plan.steps, "step") if plan.steps else f"a budget of {(plan.budget_seconds or 0) / 60:.3g} minutes"
     heads = ", ".join(f"{name} ({counted(len(head.labels), 'class')})" for name, head in dataset.heads.items())
-    lines = [
+    return [
         *(f"{examination}\n" for examination in examinations),
         *([f"heads: {heads}"] if dataset.also else []),
         f"{plan.architecture['name']}: {parameters:.1f} M parameters, scores every {network.grid.stride} pixels from "
         f"pixel {float(network.grid.start):g}, receptive field {network.coarsest.field}, {plan.precision}",
         f"{length}, batch {recipe.batch}, {recipe.optimizer} at {recipe.learning_rate:g}, seed {plan.seed}",
+        start,
     ]
-    resumed = f"resumed at step {step} by its own plan; other options given now do not count"
-    return [*lines, resumed if step else start]

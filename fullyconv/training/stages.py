@@ -67,14 +67,15 @@ def train_in_stages(
         layout: Of the data set.
 
     Raises:
-        FullyconvError: SEG-T010 for a network that has no stages, SEG-T006 for less than a step for each, and whatever
-            `train` raises.
+        FullyconvError: SEG-T010 for a network that has no stages, SEG-T006 for less than a step for each or a budget
+            that is no time, and whatever `train` raises.
     """
     models = models_of(options["model"])
     if (options["steps"] or len(models)) < len(models):
         raise FullyconvError(
             "SEG-T006", f"{len(models)} stages need at least a step each, got --steps {options['steps']}"
         )
+    seconds = None if options["budget"] is None else seconds_of(options["budget"])
     if _first_process() and staged_options(folder) is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / ARGUMENTS, yaml.safe_dump(recorded(options)))
@@ -88,7 +89,7 @@ def train_in_stages(
                 "staged": False,
                 "pretrained": str(runs[-1].run) if runs else options["pretrained"],
                 "lr": options["lr"] and options["lr"] / slowdown(options["recipe"], number, layout),
-                **_length(options, len(models), runs),
+                **_length({**options, "budget": seconds}, len(models), runs),
             }
             _train_stage(partial(train, {**options, **settings}, place, first), data, place, model)
             first = False
@@ -101,14 +102,14 @@ def train_in_stages(
 def staged_options(folder: Path) -> dict[str, Any] | None:
     """The options of the staged run in a folder, or None if there is none."""
     file = folder / ARGUMENTS
-    options = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if not options.get("staged"):
+    options = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not isinstance(options, dict) or not options.get("staged"):
         return None
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def _length(options: Mapping[str, Any], stages: int, runs: Sequence[TrainingRun]) -> dict[str, Any]:
-    """The length of the next stage: its share of the epochs or steps, or of the time that is left."""
+    """The length of the next stage: its share of the epochs or steps, or of the seconds that are left."""
     shares = SHARES[options["recipe"]][:stages]
     before, share, whole = sum(shares[: len(runs)]), shares[len(runs)], sum(shares)
     given = {name: options[name] for name in ("epochs", "steps", "budget") if options[name] is not None}
@@ -119,7 +120,7 @@ def _length(options: Mapping[str, Any], stages: int, runs: Sequence[TrainingRun]
         ends = [_end(number, stages, given["steps"], sum(shares[:number]) / whole) for number in range(stages + 1)]
         lengths["steps"] = ends[len(runs) + 1] - ends[len(runs)]
     if "budget" in given:
-        left = seconds_of(given["budget"]) - 60 * sum(run.minutes for run in runs)
+        left = given["budget"] - 60 * sum(run.minutes for run in runs)
         lengths["budget"] = f"{max(1.0, left * share / (whole - before)):.3f}s"
     return lengths
 
@@ -154,19 +155,18 @@ def _leave_no_trace(folder: Path) -> None:
 
 def _whole(folder: Path, runs: Sequence[TrainingRun], *, report: bool) -> TrainingRun:
     """Makes the folder of finished stages a run itself."""
-    minutes = sum(run.minutes for run in runs)
+    epochs = sum(run.epochs for run in runs)
     result = TrainingRun(
         run=folder,
         best=runs[-1].best,
-        epochs=sum(run.epochs for run in runs),
+        epochs=epochs,
         steps=sum(run.steps for run in runs),
-        images_per_second=sum(run.images_per_second * run.minutes for run in runs) / minutes,
-        minutes=minutes,
+        images_per_second=epochs / sum(run.epochs / run.images_per_second for run in runs),  # all epochs are as long
+        minutes=sum(run.minutes for run in runs),
     )
     if _first_process() and TrainingRun.read(folder) is None:
         _take_over(folder, runs[-1].run)
-        lines = "".join(f"{json.dumps(record)}\n" for record in _course(runs))
-        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+        write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(record)}\n" for record in _course(runs)))
         if report:
             write_report(folder)
         result.write()
