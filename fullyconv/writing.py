@@ -33,12 +33,14 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         for file in (draft, *draft.rglob("*")) if durable else ():
             if file.is_file():
                 _sync(file)
-        old = set_aside(path)
         if draft.is_dir() and path.is_dir():  # which no rename replaces
+            old = set_aside(path)
             _remove(old)
             path.rename(old)
-        draft.replace(path)
-        _remove(old)
+            draft.rename(path)
+            _remove(old)
+        else:
+            draft.replace(path)
         if durable and os.name == "posix":  # elsewhere a folder cannot be opened, and need not be
             _sync_folder(path.parent)
     except OSError as error:
@@ -72,7 +74,7 @@ def _sync(file: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
 

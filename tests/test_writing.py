@@ -68,3 +68,20 @@ def test_a_file_takes_no_place_of_a_folder(tmp_path: Path) -> None:
 def test_names_as_long_as_they_may_be_can_be_written(tmp_path: Path) -> None:
     write_text(tmp_path / f"{'字' * 83}.json", "1")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_leaves_its_neighbours_alone(tmp_path: Path) -> None:
+    (tmp_path / ".notes.txt.old").write_text("mine")
+    write_text(tmp_path / "notes.txt", "new")
+    assert (tmp_path / ".notes.txt.old").read_text() == "mine"
+
+
+def test_a_link_to_a_folder_is_replaced_again_and_again(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for _ in range(2):
+        with whole(tmp_path / "link") as draft:
+            draft.mkdir()
+    assert (tmp_path / "real" / "a").read_text() == "kept"
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["link", "real"]
