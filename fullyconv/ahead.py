@@ -9,11 +9,13 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 4  # items that are held at a time
-
 
 def ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], on_item: Callable[[], None] | None = None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    on_item: Callable[[], None] | None = None,
+    *,
+    most: int = 4,
 ) -> Iterator[tuple[Item, Result]]:
     """Each item with the function's result, which a thread computes a few items ahead of the consumer.
 
@@ -23,12 +25,13 @@ def ahead(
         function: Runs in the thread; its error is raised when its item's turn comes.
         items: In order.
         on_item: Told when the consumer is done with an item.
+        most: How many items are held at a time.
     """
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     rest = iter(items)
     with ThreadPoolExecutor(max_workers=1) as pool:
         while True:
-            waiting.extend((item, pool.submit(function, item)) for item in islice(rest, AHEAD - len(waiting)))
+            waiting.extend((item, pool.submit(function, item)) for item in islice(rest, most - len(waiting)))
             if not waiting:
                 return
             item, future = waiting.popleft()

@@ -341,7 +341,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise FullyconvError("SEG-D001", f"there is no file {path}") from None
     except UnidentifiedImageError:
         raise FullyconvError("SEG-D009", f"{path} is not a picture that Pillow knows ({_first_bytes(path)})") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, OverflowError, EOFError, Image.DecompressionBombError) as error:
         raise FullyconvError("SEG-D009", f"{path} cannot be decoded: {error}") from None
 
 

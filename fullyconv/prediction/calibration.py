@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fullyconv import images
 from fullyconv.datasets import Dataset, open_dataset
+from fullyconv.errors import FullyconvError
 from fullyconv.runtimes.formats import Array
 from fullyconv.runtimes.pipeline import Pixels, as_input
 
@@ -48,11 +49,24 @@ def _middle(image: Shaped[Tensor, "c height width"]) -> Shaped[Tensor, "c h w"]:
 
 
 def _scenes(calibrate: str | Path | Dataset) -> list[tuple[Path, ...]]:
-    """The pictures of a folder of images, or those of the scenes that a dataset trains on."""
-    if isinstance(calibrate, str | Path) and Path(calibrate).is_dir():
-        files = sorted(file for file in Path(calibrate).iterdir() if file.suffix.lower() in images.IMAGE_SUFFIXES)
-        if files:
-            return [(file,) for file in files]
-    dataset = open_dataset(calibrate)
+    """The pictures of a folder of images, or those of the scenes that a dataset trains on.
+
+    Raises:
+        FullyconvError: SEG-X002 if there is neither, and what `open_dataset` raises.
+    """
+    if not isinstance(calibrate, Dataset):
+        place = Path(calibrate)
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        pictures = [file for file in files if file.is_file() and file.suffix.lower() in images.IMAGE_SUFFIXES]
+        if pictures:
+            return [(file,) for file in pictures]
+    try:
+        dataset = open_dataset(calibrate)
+    except FullyconvError as fault:
+        if fault.code != "SEG-D002":
+            raise
+        raise FullyconvError(
+            "SEG-X002", f"{calibrate} holds no images, and no data of a known layout; give --calibrate either"
+        ) from None
     split = "train" if "train" in dataset.splits else next(iter(dataset.splits))
     return [tuple(pair.pictures) for pair in dataset.pairs(split)]

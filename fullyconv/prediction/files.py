@@ -17,7 +17,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.prediction.segmentation import Segmentation, output_files
 from fullyconv.prediction.segmenter import Segmenter, opened
 from fullyconv.prediction.streaming import stream, streamed_files, unfinished
-from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Tiling
+from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Tiling, refuse_tile
 from fullyconv.prediction.unfinished import Origin, identity, recorded, recording, settings_of
 from fullyconv.progress import progress
 from fullyconv.runtimes.computing import Runtime
@@ -80,7 +80,7 @@ def predict_files(
     before = recorded(out)
     _refuse_taken(scenes, before)
     segmenter = opened(model, head=head, runtime=runtime, precision=precision, calibrate=calibrate)
-    _refuse_tile(tile, int(segmenter.model.coarsest.stride))
+    refuse_tile(segmenter.model, tile)
     finished = frozenset(scene for scene in scenes if scene.finished)
     pictures = {scene.name: list(map(identity, scene.pictures)) for scene in scenes}
     origin = Origin(settings_of(segmenter.model, segmenter.engine.precision, tile), pictures)
@@ -129,7 +129,7 @@ def _predicted(
                 yield scene, begun, found
 
     try:
-        for (scene, begun, _), end in ahead(_written, computed()):
+        for (scene, begun, _), end in ahead(_written, computed(), most=2):
             yield {**scene.to_json(), "seconds": round(end - begun, 3)}
     except KeyboardInterrupt as stop:
         done = sum(scene.finished for scene in scenes)
@@ -254,14 +254,6 @@ def _tell(segmenter: Segmenter, scenes: Sequence[Scene], tile: Tiling) -> None:
         pages = images.pages(scene.image)
         if pages > 1 and pages != segmenter.bands[0]:
             print(f"{scene.image} holds {pages} pages; only the first is looked at.", file=sys.stderr)
-
-
-def _refuse_tile(tile: Tiling, stride: int) -> None:
-    if isinstance(tile, int) and (tile < stride or tile % stride):
-        near = max(stride, round(tile / stride) * stride)
-        raise FullyconvError(
-            "SEG-P004", f"--tile must be a multiple of the coarsest stride {stride}, got {tile}; use {near}"
-        )
 
 
 def _found(inputs: Sequence[str]) -> Iterator[tuple[Path, str]]:

@@ -104,6 +104,16 @@ def plan(model: FCN, size: tuple[int, int], tile: int) -> Plan:
     return Plan(size, tile, rows, columns, model.grid, blended)
 
 
+def refuse_tile(model: FCN, tile: Tiling) -> None:
+    """Raises SEG-P004 for a side that is no multiple of the coarsest stride."""
+    stride = int(model.coarsest.stride)
+    if isinstance(tile, int) and (tile < stride or tile % stride):
+        near = max(stride, round(tile / stride) * stride)
+        raise FullyconvError(
+            "SEG-P004", f"--tile must be a multiple of the coarsest stride {stride}, got {tile}; use {near}"
+        )
+
+
 def chosen_tile(model: FCN, size: tuple[int, int], tile: Tiling, row_bytes: int = 0) -> int:
     """The side of the tiles that `tile` stands for; the whole image if it is small.
 
@@ -113,9 +123,10 @@ def chosen_tile(model: FCN, size: tuple[int, int], tile: Tiling, row_bytes: int 
         tile: A multiple of the coarsest stride; `none` is the whole, `auto` as much as half of the free memory holds.
         row_bytes: What reading keeps of each row of the image.
     """
-    stride = int(model.coarsest.stride)
+    refuse_tile(model, tile)
     if isinstance(tile, int):
         return tile
+    stride = int(model.coarsest.stride)
     strides = math.ceil(max(size) / stride)
     if tile == "none" or size[0] * size[1] <= WHOLE_IMAGE_PIXELS:
         return strides * stride
