@@ -185,9 +185,9 @@ def weight_file(path: Path) -> Path:
 
 def _no_model(folder: Path) -> str:
     if not folder.exists():
-        near = sorted(place.parent for place in folder.parent.glob(f"*/{CONFIG}")) if folder.parent.exists() else []
+        near = sorted(place.parent for place in folder.parent.glob(f"[!.]*/{CONFIG}")) if folder.parent.exists() else []
         runs = (
-            sorted(place.parents[1] for place in folder.parent.glob(f"*/model/{CONFIG}"))
+            sorted(place.parents[1] for place in folder.parent.glob(f"[!.]*/model/{CONFIG}"))
             if folder.parent.exists()
             else []
         )

@@ -139,6 +139,26 @@ def test_int8_needs_images_first(saved: Path, data: Path, tmp_path: Path) -> Non
         load(saved, calibrate=data)
 
 
+def test_the_fastest_of_none_says_what_the_first_lacks(saved: Path, tmp_path: Path) -> None:
+    load(saved).save(tmp_path / "net")
+    with pytest.raises(FullyconvError, match=r"SEG-X002 .*say --calibrate DATA"):
+        load(tmp_path / "net", runtime="fastest", precision="int8")(picture())
+
+
+def test_a_place_without_images_is_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(FullyconvError, match=r"SEG-X002 .*holds no images, and no data of a known layout"):
+        load(saved, precision="int8", calibrate=tmp_path)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(picture()).save(photo)
+    assert len(Samples(photo, (3,), "float")) == 1
+
+
+def test_measuring_for_openvino_takes_nncf(saved: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(FullyconvError, match=r"SEG-U009 .*nncf.*'fullyconv\[openvino\]'"):
+        load(saved, runtime="openvino", precision="int8", calibrate=data)(picture())
+
+
 def test_int8_is_refused_where_it_is_not(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FullyconvError, match=r"SEG-X001 .*--runtime packed has no --precision int8; .*openvino"):
         load(saved, runtime="packed", precision="int8")

@@ -20,7 +20,7 @@ from fullyconv.kernels import upsample_argmax
 from fullyconv.models import FCN
 from fullyconv.runtimes.computing import Computing, Running, of_int8, refuse_impossible, start
 from fullyconv.runtimes.formats import Precision
-from fullyconv.runtimes.graphs import Graphs
+from fullyconv.runtimes.graphs import FORMATS, Graphs
 from fullyconv.timing import interleaved, processor
 from fullyconv.writing import write_json
 
@@ -56,19 +56,28 @@ def fastest(model: FCN, image: Tensor, precision: Precision, graphs: Graphs) -> 
             cannot be written to does not.
 
     Raises:
-        FullyconvError: SEG-P020 if no runtime of int8 can compute the network; fp32 and bf16 torch always can.
+        FullyconvError: What the first runtime of int8 raised, if none can compute the network; of the others torch can.
     """
     expected = model.scores(image).float()
     candidates = of_int8() if precision == "int8" else CANDIDATES
-    started = (_trial(runtime, model, precision, image, expected, graphs) for runtime in candidates)
-    trials: dict[str, Trial] = {trial.running.runtime: trial for trial in started if trial is not None}
+    faults: list[FullyconvError] = []
+    trials: dict[str, Trial] = {}
+    for runtime in candidates:
+        try:
+            trials[runtime] = _trial(runtime, model, precision, image, expected, graphs)
+        except FullyconvError as fault:
+            print(fault.message, file=sys.stderr)
+            faults.append(fault)
     if not trials:
-        raise FullyconvError("SEG-P020", "no runtime here computes this network in int8; leave --precision int8 out")
+        raise faults[0]
     runs = {name: partial(trial.running.compute, image) for name, trial in trials.items()}
     seconds = {name: median(taken) for name, taken in interleaved(runs, seconds=20, rounds=5).items()}
     winner = min(seconds, key=seconds.__getitem__)
     measured = {name: _measured(trial, seconds[name]) for name, trial in trials.items()}
     print(*map(_line, measured.items()), f"the fastest is {winner}", sep="\n", file=sys.stderr)
+    for format in FORMATS:
+        if format != winner:
+            graphs.discard(model, format, precision)
     if graphs.folder is not None:
         found = {"size": image.shape[2:], "fastest": winner, "runtimes": measured}
         _remember(graphs.folder, _machine(precision), found)
@@ -77,20 +86,19 @@ def fastest(model: FCN, image: Tensor, precision: Precision, graphs: Graphs) -> 
 
 def _trial(
     runtime: Computing, model: FCN, precision: Precision, image: Tensor, expected: Tensor, graphs: Graphs
-) -> Trial | None:
-    """A runtime that has started; none, which is told, if it cannot or if it is not exact."""
+) -> Trial:
+    """A runtime that has started.
+
+    Raises:
+        FullyconvError: What `refuse_impossible` and `start` raise, SEG-P020 if it is not exact.
+    """
     begun = time.perf_counter()
-    try:
-        refuse_impossible(runtime, precision)
-        running = start(runtime, model, precision, image, graphs)
-    except FullyconvError as error:
-        print(error.message, file=sys.stderr)
-        return None
+    refuse_impossible(runtime, precision)
+    running = start(runtime, model, precision, image, graphs)
     seconds = time.perf_counter() - begun
     difference = float((running.first - expected).abs().max() / expected.abs().max())
     if precision == "fp32" and difference > EXACT:
-        print(f"{runtime} is left out: its scores differ by {difference:.0e} of the largest", file=sys.stderr)
-        return None
+        raise FullyconvError("SEG-P020", f"{runtime} is left out: its scores differ by {difference:.0e} of the largest")
     size = (image.shape[2], image.shape[3])
     labels = (upsample_argmax(scores, size, grid=model.grid).long() for scores in (running.first, expected))
     return Trial(running, seconds, difference, float(torch.eq(*labels).float().mean()))

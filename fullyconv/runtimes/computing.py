@@ -14,7 +14,7 @@ from torch import Tensor
 from fullyconv.errors import FullyconvError
 from fullyconv.models import FCN
 from fullyconv.runtimes.formats import NEEDED, Format, Precision, require
-from fullyconv.runtimes.graphs import OF_INT8, Graphs
+from fullyconv.runtimes.graphs import FORMATS, Graphs
 from fullyconv.runtimes.packed import FloatPrecision, NotPackable, Scores, packed
 
 Computing = Literal["torch", "packed", "compile", "onnx", "openvino"]
@@ -64,7 +64,7 @@ def has_bf16() -> bool:
 
 def of_int8() -> list[Format]:
     """The runtimes of int8 that are installed, the faster first."""
-    return [format for format in OF_INT8 if all(map(find_spec, NEEDED[format]))]
+    return [format for format in FORMATS if all(map(find_spec, NEEDED[format]))]
 
 
 def start(runtime: Computing, model: FCN, precision: Precision, image: Tensor, graphs: Graphs) -> Running:
@@ -82,9 +82,8 @@ def start(runtime: Computing, model: FCN, precision: Precision, image: Tensor, g
             its ranges on.
     """
     if image.device.type != "cpu" and runtime not in ON_GPUS:
-        raise FullyconvError(
-            "SEG-P020", f"--runtime {runtime} computes on the CPU, and the network is on a GPU; leave it out"
-        )
+        asked = "--precision int8" if precision == "int8" else f"--runtime {runtime}"
+        raise FullyconvError("SEG-P020", f"{asked} computes on the CPU, and the network is on a GPU; leave it out")
     if runtime in ("onnx", "openvino"):
         compute = _by_graph(runtime, model, precision, graphs)
     else:
@@ -129,7 +128,7 @@ def _by_graph(format: Literal["onnx", "openvino"], model: FCN, precision: Precis
     try:
         run = graphs.opened(model, format, precision)
     except Exception as error:  # exporters and runtimes have their own
-        if isinstance(error, FullyconvError) and error.code == "SEG-X002":
+        if isinstance(error, FullyconvError) and error.code != "SEG-X003":
             raise
         cure = "leave --precision int8 out" if precision == "int8" else ANOTHER
         raise _refused(format, error.message if isinstance(error, FullyconvError) else str(error), cure) from error

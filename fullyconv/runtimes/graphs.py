@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
-from fullyconv.artefact import GRAPHS, versions
+from fullyconv.artefact import GRAPHS
 from fullyconv.errors import FullyconvError
 from fullyconv.models import FCN
-from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, Run, opened, place, write
+from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, Run, opened, place, require, write
 from fullyconv.runtimes.pipeline import Pipeline, traced
 from fullyconv.runtimes.weights import digest
 from fullyconv.wording import counted
 
-OF_INT8: tuple[Format, ...] = ("openvino", "onnx")  # that compute in int8, the faster first
+WRITTEN = 1  # raised whenever the graph of the same network would be another; older ones count no longer
+FORMATS: tuple[Literal["openvino", "onnx"], ...] = ("openvino", "onnx")  # in int8 the first is the faster
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Graphs:
 
         Raises:
             FullyconvError: SEG-X002 for int8 if there are no images and the folder keeps no graph of this network that
-                can be read, SEG-X003 if the network has no graph for every size.
+                can be read, SEG-X003 if the network has no graph for every size, SEG-U009 if nncf is missing.
         """
         images = self.calibration if precision == "int8" else None
         kept, fault = self._place(model, format, precision), ""
@@ -52,6 +54,8 @@ class Graphs:
                 "int8 needs images like those to come, to measure its ranges on; say --calibrate DATA"
                 + (f" ({fault})" if fault else ""),
             )
+        if images is not None and format == "openvino":
+            require(format, "nncf", option="--precision int8 by")
         with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # Windows deletes no file that is mapped
             file = Path(scratch) / f"model{SUFFIXES[format]}"
             ranges = "" if images is None else f", with ranges for int8 from {counted(len(images), 'image')}"
@@ -64,10 +68,17 @@ class Graphs:
                     print(f"{kept.parent} cannot keep it: {error.strerror}", file=sys.stderr)
             return opened(file, format, precision)
 
+    def discard(self, model: FCN, format: Format, precision: Precision) -> None:
+        """Removes what the folder keeps of a network in a format."""
+        kept = self._place(model, format, precision)
+        if kept is not None:
+            for part in (kept, *([kept.with_suffix(".bin")] if format == "openvino" else [])):
+                part.unlink(missing_ok=True)
+
     def _place(self, model: FCN, format: Format, precision: Precision) -> Path | None:
-        """Where the folder keeps a graph of just this network, written by this version."""
+        """Where the folder keeps a graph of just this network."""
         if self.folder is None:
             return None
         numbers = "int8" if precision == "int8" else "fp32"  # of which OpenVINO computes bf16 as well
-        made_of = f"{versions()['fullyconv']} {model} {digest(model)}"
+        made_of = f"{WRITTEN} {model} {digest(model)}"
         return self.folder / f"{GRAPHS}{numbers}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}{SUFFIXES[format]}"
