@@ -602,8 +602,9 @@ FAULTS: dict[str, Fault] = {
         "Predict files: `fullyconv predict MODEL IMAGES --more 'depth/{name}.png' --out DIR`.",
     ),
     "SEG-V003": Fault(
-        "The request holds no image of a size that is served",
-        "A request is the bytes of one image file, no form and no text, and no more than fit into memory comfortably.",
+        "The request cannot be answered",
+        "A request is the bytes of one image file, no form and no text, of no more bytes and pixels than fit into "
+        "memory comfortably, and `?output=` takes mask, overlay or json.",
         "`curl --data-binary @photo.jpg ADDRESS/predict -o mask.png`; larger images: `fullyconv predict`.",
     ),
     # X: export

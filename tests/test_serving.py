@@ -65,7 +65,7 @@ def address(model: Segmenter) -> Iterator[str]:
 
 
 def asked(url: str, body: bytes | None = None) -> bytes:
-    with urlopen(Request(url, body)) as answer:
+    with urlopen(Request(url, body), timeout=60) as answer:
         content: bytes = answer.read()
     return content
 
@@ -132,7 +132,7 @@ def test_the_model_tells_its_classes(address: str) -> None:
 def test_the_page_takes_nothing_from_elsewhere(address: str) -> None:
     page = asked(f"{address}/").decode()
     assert page.startswith("<!doctype html>")
-    assert "://" not in page
+    assert "//" not in page.replace("  // another image was dropped meanwhile", "")
 
 
 def test_what_is_no_image_is_refused_without_its_place_on_the_server(
@@ -142,13 +142,29 @@ def test_what_is_no_image_is_refused_without_its_place_on_the_server(
     assert error["code"] == "SEG-D009"
     assert error["message"].startswith("the image is not a picture")
     assert refused(f"{address}/predict", b"")["code"] == "SEG-V003"
+    monkeypatch.setattr(app, "MOST_PIXELS", 40 * 51)
+    assert "this one has 52x40 pixels" in refused(f"{address}/predict", picture()[0])["message"]
     monkeypatch.setattr(app, "MOST_BYTES", 100)
     assert refused(f"{address}/predict", picture()[0])["code"] == "SEG-V003"
 
 
 def test_another_output_is_refused(address: str) -> None:
-    with pytest.raises(HTTPError, match="422"):
-        asked(f"{address}/predict?output=video", picture()[0])
+    error = refused(f"{address}/predict?output=video", picture()[0])
+    assert error == {"code": "SEG-V003", "message": "there is no such output; ?output= takes mask, overlay, json"}
+
+
+def test_a_model_that_fails_is_no_fault_of_the_request(address: str, model: Segmenter) -> None:
+    bias = next(iter(model.model.score_layers.values())).bias
+    assert isinstance(bias, torch.Tensor)
+    kept = bias.detach().clone()
+    try:
+        bias.data[0] = float("nan")
+        with pytest.raises(HTTPError) as fault:
+            asked(f"{address}/predict", picture()[0])
+    finally:
+        bias.data.copy_(kept)
+    assert fault.value.code == 500
+    assert json.loads(fault.value.read())["error"]["code"] == "SEG-P005"
 
 
 def test_many_at_once_get_each_their_own(address: str, model: Segmenter) -> None:
@@ -171,6 +187,11 @@ def test_a_taken_port_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(FullyconvError, match=rf"SEG-V001 .*127\.0\.0\.1:{port} .*--port 0"):
             serve(segmenter(), port=port)
+
+
+def test_a_tile_off_the_stride_is_refused_before_anybody_asks() -> None:
+    with pytest.raises(FullyconvError, match=r"SEG-P004 .*use 96"):
+        serve(segmenter(), port=0, tile=100)
 
 
 def test_a_network_of_several_pictures_is_not_served() -> None:

@@ -1,23 +1,29 @@
 """The web application: images in, label maps out."""
 
+import asyncio
 import base64
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from jaxtyping import Shaped
+from starlette.requests import ClientDisconnect
+from torch import Tensor
 
 from fullyconv import images
 from fullyconv.errors import FullyconvError
 from fullyconv.prediction import Segmentation, Segmenter
 from fullyconv.prediction.tiles import Tiling
 
-MOST_BYTES = 256_000_000  # of a request; larger images are for `fullyconv predict`, which reads them by windows
+# Of a request; larger images are for `fullyconv predict`, which reads them by windows.
+MOST_BYTES = 256_000_000
+MOST_PIXELS = 64_000_000
 PAGE = Path(__file__).with_name("page.html")
 
 Output = Literal["mask", "overlay", "json"]
@@ -33,30 +39,18 @@ def make_app(segmenter: Segmenter, name: str, tile: Tiling = "auto") -> FastAPI:
     """
     # The pages of documentation that FastAPI offers are made of scripts from elsewhere.
     app = FastAPI(title="fullyconv", docs_url=None, redoc_url=None)
-    computing = Lock()
-
-    def segmented(body: bytes) -> Segmentation:
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "image.tif"  # of which the first bytes decide what it is
-            file.write_bytes(body)
-            try:
-                pixels = images.read_image(file, channels=segmenter.channels)
-            except FullyconvError as fault:
-                raise FullyconvError(fault.code, fault.message.replace(str(file), "the image")) from None
-        with computing:
-            return segmenter(pixels, tile=tile)
+    computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fullyconv-serving")
 
     def answer(body: bytes, output: Output) -> Response:
         begun = time.perf_counter()
-        found = segmented(body)
+        found = segmenter(_decoded(body, segmenter.channels), tile=tile)
         if output == "mask":
             return Response(_mask(found), media_type="image/png")
         if output == "overlay":
             return Response(_overlay(found), media_type="image/png")
-        seconds = round(time.perf_counter() - begun, 3)
-        return JSONResponse({**_described(found), "seconds": seconds})
+        return JSONResponse({**_described(found), "seconds": round(time.perf_counter() - begun, 3)})
 
-    @app.get("/", response_class=HTMLResponse)
+    @app.api_route("/", methods=["GET", "HEAD"], response_class=HTMLResponse)
     def page() -> str:
         return PAGE.read_text(encoding="utf-8")
 
@@ -69,13 +63,53 @@ def make_app(segmenter: Segmenter, name: str, tile: Tiling = "auto") -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request, output: Output = "mask") -> Response:
-        return await run_in_threadpool(answer, await _body(request), output)
+        body = await _body(request)
+        return await asyncio.get_running_loop().run_in_executor(computing, answer, body, output)
 
-    @app.exception_handler(FullyconvError)
-    def refuse(_: Request, fault: FullyconvError) -> Response:
-        return JSONResponse({"error": {"code": fault.code, "message": fault.message}}, status_code=400)
-
+    app.add_exception_handler(FullyconvError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_option)
+    app.add_exception_handler(ClientDisconnect, _leave)
     return app
+
+
+def _refuse(_: Request, fault: Exception) -> Response:
+    """What is wrong with the request, or else with the model."""
+    assert isinstance(fault, FullyconvError)
+    theirs = fault.code.startswith(("SEG-D", "SEG-V"))
+    error = {"code": fault.code, "message": fault.message}
+    return JSONResponse({"error": error}, status_code=400 if theirs else 500)
+
+
+def _refuse_option(request: Request, _: Exception) -> Response:
+    outputs = ", ".join(get_args(Output))
+    return _refuse(request, FullyconvError("SEG-V003", f"there is no such output; ?output= takes {outputs}"))
+
+
+def _leave(_: Request, __: Exception) -> Response:
+    """Nobody is there any more to be answered."""
+    return Response(status_code=400)
+
+
+def _decoded(body: bytes, channels: int) -> Shaped[Tensor, "c height width"]:
+    """The image in a request, as `images.read_image` gives it.
+
+    Raises:
+        FullyconvError: What that raises, SEG-V003 for more pixels than are served.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "image.tif"  # of which the first bytes decide what it is
+        file.write_bytes(body)
+        try:
+            height, width = images.image_size(file)
+            if height * width > MOST_PIXELS:
+                raise FullyconvError(
+                    "SEG-V003",
+                    f"an image may have {MOST_PIXELS // 1_000_000} megapixels, this one has {width}x{height} pixels; "
+                    "`fullyconv predict` takes larger ones",
+                )
+            return images.read_image(file, channels=channels)
+        except FullyconvError as fault:
+            raise FullyconvError(fault.code, fault.message.replace(str(file), "the image")) from None
 
 
 async def _body(request: Request) -> bytes:
@@ -84,14 +118,17 @@ async def _body(request: Request) -> bytes:
     Raises:
         FullyconvError: SEG-V003 if it is too much, or nothing.
     """
+    large = FullyconvError(
+        "SEG-V003", f"an image may have {MOST_BYTES // 1_000_000} MB; `fullyconv predict` takes larger ones"
+    )
+    if int(request.headers.get("content-length", 0)) > MOST_BYTES:
+        raise large
     parts, size = [], 0
     async for part in request.stream():
         parts.append(part)
         size += len(part)
         if size > MOST_BYTES:
-            raise FullyconvError(
-                "SEG-V003", f"an image may have {MOST_BYTES // 1_000_000} MB; `fullyconv predict` takes larger ones"
-            )
+            raise large
     if not size:
         raise FullyconvError("SEG-V003", "the request holds no image; send its bytes, as by curl --data-binary @a.jpg")
     return b"".join(parts)

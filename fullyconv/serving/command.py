@@ -1,7 +1,6 @@
 """The command that serves a model until it is stopped."""
 
 import contextlib
-import os
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +9,11 @@ import torch
 
 from fullyconv.errors import FullyconvError
 from fullyconv.prediction import Segmenter, opened
-from fullyconv.prediction.tiles import Tiling
+from fullyconv.prediction.tiles import Tiling, refuse_tile
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.formats import Precision
+
+PATIENCE = 5  # seconds that visitors have left when the server is stopped
 
 
 def serve(
@@ -64,11 +65,14 @@ def serve(
             "SEG-V002",
             f"{name} reads {len(segmenter.bands)} pictures of each scene, and a request holds one; use predict --more",
         )
+    refuse_tile(segmenter.model, tile)
     with _listening(host, port) as listener:
-        segmenter(torch.zeros(segmenter.channels, 64, 64))  # which starts the runtime, so that no visitor waits for it
-        address = f"http://{host}:{listener.getsockname()[1]}"
+        if runtime != "fastest":  # which is found out on an image such as those to come
+            segmenter(torch.zeros(segmenter.channels, 64, 64))  # starts the runtime, so that no visitor waits for it
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"{name} at {address} (Ctrl-C ends it)", flush=True)
-        server = uvicorn.Server(uvicorn.Config(make_app(segmenter, name, tile), log_level="warning"))
+        app = make_app(segmenter, name, tile)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE))
         with contextlib.suppress(KeyboardInterrupt):  # which is how it ends
             server.run(sockets=[listener])
 
@@ -80,12 +84,9 @@ def _listening(host: str, port: int) -> socket.socket:
         FullyconvError: SEG-V001 if that is not possible.
     """
     try:
-        return socket.create_server((host, port))
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None)
-        reason = (
-            os.strerror(number) if number and number > 0 else str(error)
-        )  # names have numbers of their own, below 0
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise FullyconvError(
             "SEG-V001",
             f"cannot listen at {host}:{port} ({reason}); choose another --port, or --port 0 for one that is free",
