@@ -31,7 +31,7 @@ from fullyconv.progress import progress
 from fullyconv.report import write_report
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.formats import Precision
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 from fullyconv.writing import whole, write_json
 
 WORST = 8  # pictures of the images with the lowest mean IoU
@@ -366,10 +366,9 @@ def refuse_foreign(folder: Path) -> None:
     held = (item.relative_to(folder).as_posix() for item in folder.rglob("*") if item.is_file())
     foreign = sorted(name for name in held if not any(fnmatchcase(name, pattern) for pattern in earlier))
     if foreign:
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise FullyconvError(
             "SEG-E007",
-            f"{folder} holds other things than a report ({shown}); give --out a new name, such as {folder}/report",
+            f"{folder} holds other things than a report ({shortened(foreign, 3)}); give --out a new name, such as {folder}/report",
         )
 
 
@@ -454,8 +453,8 @@ def _translation(labels: LabelSet, segmenter: Segmenter) -> Callable[[Tensor], T
         cure = "Rename the data's classes (classes.json) as the model's, or train on this data"
         raise FullyconvError(
             "SEG-E004",
-            f"the model does not know {len(unknown)} of the data's classes: {_shortened(unknown)}. "
-            f"Model: {_shortened(known.names)}. Data: {_shortened(labels.names)}. "
+            f"the model does not know {len(unknown)} of the data's classes: {shortened(unknown)}. "
+            f"Model: {shortened(known.names)}. Data: {shortened(labels.names)}. "
             + (f"Say --head {' or '.join(knowing)}" if knowing else cure),
         )
     if labels.names == known.names and labels.ignore_index == known.ignore_index:
@@ -464,10 +463,6 @@ def _translation(labels: LabelSet, segmenter: Segmenter) -> Callable[[Tensor], T
     table[: len(labels)] = torch.tensor([known.names.index(name) for name in labels.names])
     dtype = torch.uint8 if known.ignore_index == 255 else torch.int32
     return lambda mask: table.to(dtype)[mask.long()]
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 
 def _panels(view: View, labels: LabelSet) -> list[tuple[str, Image.Image]]:

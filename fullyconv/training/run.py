@@ -69,7 +69,7 @@ from fullyconv.training.recipes import (
 )
 from fullyconv.training.result import TrainingRun
 from fullyconv.training.stages import staged_options, train_in_stages
-from fullyconv.wording import counted
+from fullyconv.wording import counted, shortened
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -459,10 +459,6 @@ def _refuse_unlabelled(dataset: Dataset) -> None:
             )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... {len(names)} in all" if len(names) > 5 else "")
-
-
 def _name(model: str | Segmenter) -> str:
     return model if isinstance(model, str) else str(model.architecture.get("name", "model"))
 
@@ -487,8 +483,8 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
         if model.labels.names not in (dataset.labels.names, unnamed):
             raise FullyconvError(
                 "SEG-M006",
-                f"the classes of the model ({_some(model.labels.names)}) are not those of the data "
-                f"({_some(dataset.labels.names)}); convert with the data's names or their number, or name a "
+                f"the classes of the model ({shortened(model.labels.names)}) are not those of the data "
+                f"({shortened(dataset.labels.names)}); convert with the data's names or their number, or name a "
                 "network and start from this one's weights with --pretrained",
             )
         return copy.deepcopy(model.model), "weights start as the given model's"
@@ -504,8 +500,8 @@ def _network(model: str | Segmenter, plan: Plan, dataset: Dataset, *, empty: boo
     taken = start_from(network, *files)
     named = " and ".join(map(str, files))
     told = [f"{len(taken.kept)} of {len(taken.kept) + len(taken.missing)} tensors start as in {named}"]
-    told += [f"new are {_some(taken.missing)}"] if taken.missing else []
-    told += [f"left out are {_some(taken.dropped)}"] if taken.dropped else []
+    told += [f"new are {shortened(taken.missing)}"] if taken.missing else []
+    told += [f"left out are {shortened(taken.dropped)}"] if taken.dropped else []
     return network, "; ".join(told)
 
 
