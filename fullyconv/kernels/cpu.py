@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ def upsample_argmax(
     """See `fullyconv.kernels.upsample_argmax`; rules out, cell by cell, the classes that cannot win."""
     batch, classes, cell_rows = scores.shape[:3]
     mask = torch.empty((batch, *size), dtype=label_dtype(classes))
-    constants = (_array(scores, torch.float32), *_slabs_and_pieces(scores, size, grid), mask.numpy())
-    in_parallel(lambda first, last: labelling.argmax_slabs(first, last, *constants), batch * cell_rows)
+    cells, layout, pixels = _array(scores, torch.float32), _layout(scores, size, grid), mask.numpy()
+    in_parallel(lambda first, last: labelling.argmax_slabs(first, last, cells, *layout, pixels), batch * cell_rows)
     return mask
 
 
@@ -47,7 +47,7 @@ def upsample_confusion(
 ) -> Int64[Tensor, "k_and_2 k_and_1"]:
     """The `count_pairs` of the target and the label map, of which each thread holds one band of rows at a time."""
     (batch, classes, cell_rows), (height, width) = scores.shape[:3], target.shape[1:]
-    starts, shares, column_shares, pieces, left = _slabs_and_pieces(scores, (height, width), grid)
+    layout = _layout(scores, (height, width), grid)
     slabs = max(1, BAND_PIXELS * cell_rows // (height * width))
     bands = -(-cell_rows // slabs)
     coarse, label = _array(scores, torch.float32), label_dtype(classes)
@@ -55,12 +55,9 @@ def upsample_confusion(
     def work(first: int, last: int) -> None:
         for image, band in (divmod(task, bands) for task in range(first, last)):
             begin, end = band * slabs, min(band * slabs + slabs, cell_rows)
-            top, bottom = starts[begin], starts[end]
+            top, bottom = layout.starts[[begin, end]].tolist()
             mask = torch.empty((1, bottom - top, width), dtype=label)
-            cells = coarse[image : image + 1]
-            labelling.argmax_slabs(
-                begin, end, cells, starts - top, shares[top:], column_shares, pieces, left, mask.numpy()
-            )
+            labelling.argmax_slabs(begin, end, coarse[image : image + 1], *layout.from_row(top), mask.numpy())
             parts.append(_counted(target[image, top:bottom], mask[0], classes, ignore_index))
 
     parts = [np.zeros((classes + 2, classes + 1), np.int64)]
@@ -207,19 +204,31 @@ def _slab_starts(rows: Taps, cell_rows: int) -> np.ndarray[Any, Any]:
     return np.searchsorted(rows.left, np.arange(cell_rows + 1)).astype(np.int64)
 
 
-def _slabs_and_pieces(scores: Tensor, size: tuple[int, int], grid: Grid | None) -> tuple[np.ndarray[Any, Any], ...]:
-    """The five arrays between `scores` and `mask` that `labelling.argmax_slabs` asks for."""
+class _Layout(NamedTuple):
+    """Where the pixels lie between the coarse scores: what `labelling.argmax_slabs` asks for between scores and mask."""
+
+    starts: np.ndarray[Any, Any]
+    row_shares: np.ndarray[Any, Any]
+    column_shares: np.ndarray[Any, Any]
+    pieces: np.ndarray[Any, Any]
+    left: np.ndarray[Any, Any]
+
+    def from_row(self, top: int) -> "_Layout":
+        """The same for a mask that begins at a later row of pixels."""
+        return self._replace(starts=self.starts - top, row_shares=self.row_shares[top:])
+
+
+def _layout(scores: Tensor, size: tuple[int, int], grid: Grid | None) -> _Layout:
     cell_rows, cell_columns = scores.shape[2:]
     rows, columns = taps(cell_rows, size[0], grid), taps(cell_columns, size[1], grid)
-    shares = np.pad(rows.weight.astype(np.float32), (0, ROWS))
-    return _slab_starts(rows, cell_rows), shares, *_pieces(columns)
-
-
-def _pieces(columns: Taps) -> tuple[np.ndarray[Any, Any], ...]:
-    """The column shares, pieces and left cells that `labelling.argmax_slabs` asks for."""
     into_cell = np.arange(len(columns.left)) - np.searchsorted(columns.left, columns.left)
-    pieces = np.append(np.flatnonzero(into_cell % LANES == 0), len(columns.left))
-    return np.pad(columns.weight.astype(np.float32), (0, LANES)), pieces, columns.left
+    return _Layout(
+        starts=_slab_starts(rows, cell_rows),
+        row_shares=np.pad(rows.weight.astype(np.float32), (0, ROWS)),
+        column_shares=np.pad(columns.weight.astype(np.float32), (0, LANES)),
+        pieces=np.append(np.flatnonzero(into_cell % LANES == 0), len(columns.left)),
+        left=columns.left,
+    )
 
 
 def _array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray[Any, Any]:
