@@ -368,7 +368,8 @@ def refuse_foreign(folder: Path) -> None:
     if foreign:
         raise FullyconvError(
             "SEG-E007",
-            f"{folder} holds other things than a report ({shortened(foreign, 3)}); give --out a new name, such as {folder}/report",
+            f"{folder} holds other things than a report ({shortened(foreign, 3)}); give --out a new name, such as "
+            f"{folder}/report",
         )
 
 

@@ -205,7 +205,7 @@ def _slab_starts(rows: Taps, cell_rows: int) -> np.ndarray[Any, Any]:
 
 
 class _Layout(NamedTuple):
-    """Where the pixels lie between the coarse scores: what `labelling.argmax_slabs` asks for between scores and mask."""
+    """Where pixels lie between coarse scores: what `labelling.argmax_slabs` asks for between scores and mask."""
 
     starts: np.ndarray[Any, Any]
     row_shares: np.ndarray[Any, Any]
