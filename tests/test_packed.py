@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from fullyconv.models import FCN, create
 from fullyconv.models.classic import Rectified
-from fullyconv.runtimes import fusion
-from fullyconv.runtimes.fusion import PackedConv, UnfoldedConv, packed_graph
+from fullyconv.runtimes import convolutions, fusion
+from fullyconv.runtimes.convolutions import PackedConv, UnfoldedConv
+from fullyconv.runtimes.fusion import packed_graph
 from fullyconv.runtimes.packed import NotPackable, packed
 from fullyconv.surgery.graphs import traced
 
@@ -174,7 +175,7 @@ def test_a_machine_without_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("padding", [(0, 0), (3, 2)])
 def test_unfolded_windows_give_the_convolution(padding: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "UNFOLDED", 40)  # two rows of both images at a time, and one at the end
+    monkeypatch.setattr(convolutions, "UNFOLDED", 40)  # two rows of both images at a time, and one at the end
     torch.manual_seed(0)
     image, weight, bias = torch.randn(2, 8, 13, 15), torch.randn(16, 8, 7, 6), torch.randn(16)
     expected = F.conv2d(image, weight, bias, padding=padding).relu()

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from fullyconv.geometry import Grid
-from fullyconv.runtimes.fusion import FusedConv, Widened
+from fullyconv.runtimes.convolutions import FusedConv
+from fullyconv.runtimes.fusion import Widened
 
 REMEMBERED = 16  # blank images; for FCN-8s over VGG16, 3 MB each
 

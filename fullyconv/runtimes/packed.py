@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from fullyconv.models import FCN
 from fullyconv.runtimes.borders import reuse_borders
-from fullyconv.runtimes.fusion import USUAL, Activation, PackedConv, folded, is_plain, packed_graph
+from fullyconv.runtimes.convolutions import Activation, PackedConv
+from fullyconv.runtimes.fusion import USUAL, folded, is_plain, packed_graph
 from fullyconv.surgery import twin
 
 FloatPrecision = Literal["fp32", "bf16"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fullyconv.kernels.compiling import Array, compiled, compiled_once
 from fullyconv.kernels.cpu import in_parallel
-from fullyconv.runtimes.fusion import LANES, FusedConv, Pair
+from fullyconv.runtimes.convolutions import LANES, FusedConv, Pair
 
 STEP, SPAN = 4, 6  # cells of a tile of the result, and of the map that it is made of
 BUFFER = 2**23  # numbers in a block of transformed tiles: as much as the C library hands out without new pages
