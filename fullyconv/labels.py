@@ -70,7 +70,10 @@ class LabelSet:
         if not self.table:
             identity = (*((i, i) for i in range(len(self.names))), (self.ignore_index, self.ignore_index))
             object.__setattr__(self, "table", identity)
+        meanings = dict(self.table)
         for raw, index in self.table:
+            if meanings[raw] != index:
+                raise ValueError(f"raw value {raw} stands for two classes, {index} and {meanings[raw]}")
             if not (0 <= index < len(self.names) or index == self.ignore_index):
                 raise ValueError(f"raw value {raw} maps to class {index}, but there are {len(self.names)} classes")
 

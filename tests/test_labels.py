@@ -104,6 +104,7 @@ def test_palette_holds_768_bytes_with_vocs_tail() -> None:
         (tuple(map(str, range(65536))), (), (), "SEG-M006 .*65535 classes at most, got 65536"),
         (("a", "b"), ((0, 0, 0),), (), "one colour per class, got 1 for 2"),
         (("a",), (), ((0, 1),), "raw value 0 maps to class 1"),
+        (("a", "b"), (), ((7, 0), (7, 1)), "raw value 7 stands for two classes, 0 and 1"),
     ],
 )
 def test_label_set_that_contradicts_itself_is_refused(
