@@ -20,6 +20,7 @@ from fullyconv.models import FCN, create
 from fullyconv.prediction import Segmenter, load
 from fullyconv.runtimes import choice, computing
 from fullyconv.runtimes.engine import Engine
+from fullyconv.runtimes.graphs import Graphs
 
 ARCHITECTURE = {"name": "fcn8s-test_resnet", "num_classes": 2}
 LABELS = LabelSet(("ground", "square"))
@@ -229,6 +230,19 @@ def test_a_folder_that_cannot_remember_says_so(
     (folder / "runtime.json").mkdir()  # no file can take its place
     scores(load(folder, runtime="fastest").engine)
     assert f"{folder} cannot remember it" in capsys.readouterr().err
+
+
+def test_a_graph_that_cannot_be_removed_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choice, "CANDIDATES", ("torch",))
+    segmenter = load(folder, runtime="fastest")
+    kept = Graphs(folder)._place(segmenter.model, "onnx", "fp32")
+    assert kept is not None
+    kept.mkdir()  # as files in a folder that may not be written to, it cannot be unlinked
+    scores(segmenter.engine)
+    assert segmenter.engine.chosen == "torch"
+    assert f"{kept} stays: " in capsys.readouterr().err
 
 
 def test_a_runtime_that_is_not_exact_is_left_out(

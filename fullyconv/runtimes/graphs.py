@@ -69,11 +69,15 @@ class Graphs:
             return opened(file, format, precision)
 
     def discard(self, model: FCN, format: Format, precision: Precision) -> None:
-        """Removes what the folder keeps of a network in a format."""
+        """Removes what the folder keeps of a network in a format, if it can be removed."""
         kept = self._place(model, format, precision)
-        if kept is not None:
+        if kept is None:
+            return
+        try:
             for part in (kept, *([kept.with_suffix(".bin")] if format == "openvino" else [])):
                 part.unlink(missing_ok=True)
+        except OSError as error:  # it is in nobody's way
+            print(f"{kept} stays: {error.strerror}", file=sys.stderr)
 
     def _place(self, model: FCN, format: Format, precision: Precision) -> Path | None:
         """Where the folder keeps a graph of just this network."""
