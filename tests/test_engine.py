@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scenes import squares
@@ -205,6 +206,21 @@ def test_what_was_found_elsewhere_does_not_count(change: dict[str, Any], folder:
     engine = load(folder).engine
     scores(engine)
     assert engine.chosen == "packed"
+
+
+def test_where_the_remembered_runtime_fails_at_the_image_another_computes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(image: np.ndarray) -> np.ndarray:
+        raise RuntimeError("no kernel for this shape")
+
+    monkeypatch.setattr(Graphs, "opened", lambda *_: fail)
+    (folder / "runtime.json").write_text(json.dumps([{**choice._machine("fp32"), "fastest": "onnx"}]))
+    engine = load(folder).engine
+    scores(engine)
+    assert engine.chosen == "packed"
+    with pytest.raises(FullyconvError, match=r"SEG-P020 .*--runtime onnx cannot .*\(no kernel for this shape\)"):
+        computing.start("onnx", network(), "fp32", torch.rand(1, 3, 40, 52), Graphs())
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "[[]]"])

@@ -125,14 +125,24 @@ def _compiled(model: FCN, precision: FloatPrecision) -> Scores:
 
 
 def _by_graph(format: Literal["onnx", "openvino"], model: FCN, precision: Precision, graphs: Graphs) -> Scores:
+    cure = "leave --precision int8 out" if precision == "int8" else ANOTHER
     try:
         run = graphs.opened(model, format, precision)
     except Exception as error:  # exporters and runtimes have their own
         if isinstance(error, FullyconvError) and error.code != "SEG-X003":
             raise
-        cure = "leave --precision int8 out" if precision == "int8" else ANOTHER
         raise _refused(format, error.message if isinstance(error, FullyconvError) else str(error), cure) from error
-    return lambda image: torch.from_numpy(run(np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy())))
+
+    def scores(image: Tensor) -> Tensor:
+        pixels = np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy())
+        try:
+            return torch.from_numpy(run(pixels))
+        except MemoryError:  # says nothing against the runtime: smaller tiles may do
+            raise
+        except Exception as error:
+            raise _refused(format, str(error), cure) from error
+
+    return scores
 
 
 def _refused(runtime: Computing, reason: str, cure: str = ANOTHER) -> FullyconvError:
