@@ -17,6 +17,9 @@ from fullyconv.surgery import blueprint
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
 
+OUT_OF_MEMORY = ("can't allocate memory", "could not create a primitive", "Failed to allocate memory")
+"""What torch, oneDNN in it, and ONNX Runtime say in errors of other types."""
+
 OWN_SHARE = 1.3
 """What the process takes for each byte of the network's maps, as convolutions reorder them. Measured on the CPU: 1.1
 for fcn8s-resnet18 and 1.16 for -mobilenetv3_large_100, packed; plain 1.12, and 1.01 for -vgg16, 1.29 for -resnet50."""
@@ -68,7 +71,7 @@ def ran_out(fault: BaseException) -> bool:
     """Whether a fault says that there is no more memory, here or on a GPU."""
     if isinstance(fault, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(fault, RuntimeError) and "can't allocate memory" in str(fault)
+    return any(said in str(fault) for said in OUT_OF_MEMORY)
 
 
 class _Living(TorchDispatchMode):

@@ -165,7 +165,7 @@ def mask_rows(
             for labels in label_rows(plan(engine.model, size, tile), engine, read, first_row=row):
                 row += len(labels)
                 yield labels
-        except (MemoryError, RuntimeError) as fault:
+        except Exception as fault:  # each runtime has its own
             if not ran_out(fault):
                 raise
             if tile == stride:
@@ -174,9 +174,10 @@ def mask_rows(
                     f"there is not enough memory even for tiles of {tile} pixels; close other programs, or take a "
                     "smaller network",
                 ) from fault
-        if row < size[0]:
             tile = max(1, min(tile, max(size)) // stride // 2) * stride
             print(f"memory ran out at row {row}; going on with tiles of {tile}", file=sys.stderr)
+        else:
+            assert row == size[0], f"tiles of {tile} ended at row {row} of {size[0]}"
 
 
 def _widened(grid: Grid) -> Grid:
@@ -197,6 +198,8 @@ def label_rows(
         first_row: The rows above are left out, and tiles that only they need are not computed.
     """
     top, row = plan.first_cell(first_row), first_row
+    if top > 0:
+        top = min(top, _rows_of_cells(engine.model, plan.size) - 1)  # there may be pixels below the last cell's
     fine, (height, width) = int(plan.grid.stride), plan.size
     held: list[Tensor] = []
     for band, last in score_rows(plan, engine, read, first_cell=top):
@@ -210,6 +213,11 @@ def label_rows(
         yield mask.cpu().numpy()
         row, before, top = done, top, plan.first_cell(done)
         held = [held[0][:, :, top - before :].clone()]
+
+
+def _rows_of_cells(model: FCN, size: tuple[int, int]) -> int:
+    """How many rows of scores an image has, of which networks round down or up."""
+    return int(blueprint(model).scores(torch.empty(1, model.mean.shape[1], *size, device="meta")).shape[2])  # type: ignore[operator]
 
 
 def score_rows(
@@ -226,9 +234,9 @@ def score_rows(
     needed = [row for row in plan.rows if row is plan.rows[-1] or plan.kept(row).stop > first_cell]
     bands = ((row, _band(plan, row, engine, read)) for row in needed)
     for row, band in _joined(plan, plan.rows, bands, axis=2):
-        unwanted = max(0, first_cell - plan.kept(row).start)
-        if unwanted < band.shape[2]:
-            yield band[:, :, unwanted:], row is plan.rows[-1]
+        unwanted, last = max(0, first_cell - plan.kept(row).start), row is plan.rows[-1]
+        if unwanted < band.shape[2] or last:  # which has no cell of its own if it is thinner than one
+            yield band[:, :, unwanted:], last
 
 
 def _band(plan: Plan, row: Tile, engine: Engine, read: Read) -> Tensor:
