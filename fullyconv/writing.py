@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, whatever stops the program while it writes them."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_STEM = 40
-"""Letters of a name that its draft keeps, of up to four bytes each: file systems take names of 255 bytes."""
+"""Letters of a name that stay to be read, of up to four bytes each: file systems take names of 255 bytes."""
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         OSError: Naming `path`, also where the system names no file, as for a full disk.
     """
-    draft = path.with_name(f".{path.stem[:LONGEST_STEM]}.draft{path.suffix}")
+    draft = path.with_name(f"{_hidden(path)}.draft{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(draft)
     try:
@@ -64,7 +65,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def set_aside(folder: Path) -> Path:
     """Where an older folder stands in the instant that a whole new one takes its place, and after a kill in it."""
-    return folder.with_name(f".{folder.name[:LONGEST_STEM]}.old")
+    return folder.with_name(f"{_hidden(folder)}.old")
+
+
+def _hidden(path: Path) -> str:
+    """What hidden files that stand for a path are named after; of no other path in its folder."""
+    return f".{path.stem[:LONGEST_STEM]}.{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}"
 
 
 def _sync(file: Path) -> None:

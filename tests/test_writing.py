@@ -70,6 +70,14 @@ def test_names_as_long_as_they_may_be_can_be_written(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_names_that_begin_alike_have_drafts_of_their_own(tmp_path: Path) -> None:
+    first, second = (tmp_path / f"{'S2A_MSIL2A_20200101T101031_N0213_R022_T33UU'}{letter}.png" for letter in "PQ")
+    with whole(first) as one, whole(second) as other:
+        one.write_text("P")
+        other.write_text("Q")
+    assert (first.read_text(), second.read_text()) == ("P", "Q")
+
+
 def test_a_file_leaves_its_neighbours_alone(tmp_path: Path) -> None:
     (tmp_path / ".notes.txt.old").write_text("mine")
     write_text(tmp_path / "notes.txt", "new")
