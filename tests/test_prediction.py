@@ -1,6 +1,8 @@
 """Prediction: any size, any picture, tiled or whole; model folders."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from fullyconv.models import create
 from fullyconv.prediction import Segmentation, Segmenter, files, load, predict_files
 from fullyconv.prediction.batches import alike
 from fullyconv.prediction.tiles import tiled_scores, whole_scores
+from fullyconv.prediction.unfinished import RECORD, Origin, identity, recording, settings_of
 
 LABELS = LabelSet(("sky", "road", "car"))
 ARCHITECTURE = {"name": "fcn8s-test_resnet", "num_classes": 3}
@@ -262,6 +265,9 @@ def test_what_was_stopped_is_not_gone_on_with_otherwise(segmenter, tmp_path):
     other = Segmenter(create(**ARCHITECTURE), LABELS, ARCHITECTURE)
     with pytest.raises(FullyconvError, match=r"SEG-P008.*another model;"):
         predict_files(other, [str(tmp_path / "one")], out=out)
+    alike = Segmenter(segmenter.model, replace(LABELS, colors=LABELS.colors[::-1]), ARCHITECTURE)
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*another model;"):
+        predict_files(alike, [str(tmp_path / "one")], out=out)
     (out / "c.png").touch()
     Image.new("RGB", (40, 30)).save(tmp_path / "c.png")
     with pytest.raises(FullyconvError, match=r"SEG-P003.*1 file"):
@@ -269,6 +275,57 @@ def test_what_was_stopped_is_not_gone_on_with_otherwise(segmenter, tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "one" / "b.png")
     assert len(predict_files(segmenter, [str(tmp_path / "one")], out=out).outputs) == 2
     assert sorted(file.name for file in out.iterdir()) == ["a.png", "a_overlay.png", "b.png", "b_overlay.png", "c.png"]
+
+
+def test_numbers_of_other_bits_are_gone_on_with_by_what_computed_them(segmenter, tmp_path):
+    for name in "ab":
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
+    first, second = (
+        Origin(settings_of(segmenter.computed_by(runtime, "bf16"), "auto", None)) for runtime in ("packed", "torch")
+    )
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*another runtime;"):
+        first.refuse_other(second, tmp_path, [])
+    exact = [Origin(settings_of(segmenter.computed_by(name), "auto", None)) for name in ("packed", "torch")]
+    exact[0].refuse_other(exact[1], tmp_path, [])
+    other = Origin(settings_of(segmenter, "auto", tmp_path / "a.png"))
+    with pytest.raises(FullyconvError, match=r"SEG-P008.*another calibration;"):
+        other.refuse_other(exact[0], tmp_path, [])
+
+
+def test_commands_that_share_a_folder_keep_each_others_record(segmenter, tmp_path):
+    for folder, name in (("one", "a"), ("two", "b")):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 30)).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "one" / "c.png").write_text("no picture")
+    one, two, out = [str(tmp_path / "one")], [str(tmp_path / "two")], tmp_path / "masks"
+    with pytest.raises(FullyconvError, match="SEG-P009"):
+        predict_files(segmenter, one, out=out)
+    predict_files(segmenter, two, out=out)
+    Image.new("RGB", (40, 30)).save(tmp_path / "one" / "c.png")
+    assert len(predict_files(segmenter, one, out=out).outputs) == 2
+    with recording(out, Origin()):  # a longer one, while another ends
+        (out / RECORD).unlink()
+    assert not (out / RECORD).exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}x", '{"later": 1}', "[]"])
+def test_a_record_that_cannot_be_read_is_named(segmenter, tmp_path, text):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / RECORD).write_text(text)
+    with pytest.raises(FullyconvError, match=rf"SEG-P008.*{RECORD}.*another --out"):
+        predict_files(segmenter, [str(tmp_path / "a.png")], out=tmp_path / "masks")
+
+
+def test_a_folder_is_another_when_what_it_holds_is(tmp_path):
+    (tmp_path / "map.zarr" / "c").mkdir(parents=True)
+    chunk = tmp_path / "map.zarr" / "c" / "0"
+    chunk.write_bytes(b"one")
+    before = identity(tmp_path / "map.zarr")
+    assert identity(tmp_path / "map.zarr") == before
+    chunk.write_bytes(b"two")
+    os.utime(chunk, ns=(0, chunk.stat().st_mtime_ns + 10**9))
+    assert identity(tmp_path / "map.zarr") != before
 
 
 def test_a_name_in_a_template_is_found_below_any_folders(segmenter, tmp_path):
@@ -364,11 +421,13 @@ def test_a_batch_with_scores_that_are_no_numbers_is_refused_as_one_image_is(segm
         list(segmenter.predict_many([torch.rand(3, 40, 40)] * 2, batch=2))
 
 
-def test_a_damaged_image_does_not_keep_the_others_from_being_predicted(segmenter, tmp_path, capsys):
+@pytest.mark.parametrize("damaged", ["b.png", "b.tif"])
+def test_a_damaged_image_does_not_keep_the_others_from_being_predicted(segmenter, tmp_path, capsys, damaged):
     for name in "ac":
         Image.new("RGB", (40, 30)).save(tmp_path / f"{name}.png")
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    with pytest.raises(FullyconvError, match=r"SEG-P009.*1 of 3 images could not be read, such as .*b\.png"):
+    Image.new("RGB", (40, 30)).save(tmp_path / damaged)
+    (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:60])
+    with pytest.raises(FullyconvError, match=rf"SEG-P009.*1 of 3 images could not be read, such as .*{damaged}"):
         predict_files(segmenter, [str(tmp_path)], out=tmp_path / "out")
     assert "SEG-D009" in capsys.readouterr().err
     assert {file.name for file in (tmp_path / "out").iterdir()} == {

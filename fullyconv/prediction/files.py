@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,10 +83,9 @@ def predict_files(
     refuse_tile(segmenter.model, tile)
     finished = frozenset(scene for scene in scenes if scene.finished)
     pictures = {scene.name: list(map(identity, scene.pictures)) for scene in scenes}
-    origin = Origin(settings_of(segmenter.model, segmenter.engine.precision, tile), pictures)
+    origin = Origin(settings_of(segmenter, tile, calibrate), pictures)
     if before:
         before.refuse_other(origin, out, [scene.name for scene in scenes if scene in finished or scene.begun])
-        origin = replace(origin, pictures={**before.pictures, **pictures})
     _tell(segmenter, scenes, tile)
     outputs = []
     with recording(out, origin), _progress(scenes) as advance:
@@ -205,7 +204,7 @@ def _scenes(inputs: Sequence[str], more: Sequence[str], out: Path) -> list[Scene
 
     Raises:
         FullyconvError: SEG-P001 for an input that leads nowhere, SEG-P002 for results of one name, SEG-D030 for a
-            further picture that is not there, SEG-D009 or SEG-D024 for a raster that cannot be opened.
+            further picture that is not there, SEG-D024 for a raster that needs a package.
     """
     named = list(_found(inputs))
     names = _names([file for file, _ in named])
@@ -219,7 +218,7 @@ def _by_windows(pictures: Sequence[Path]) -> bool:
     Raises:
         FullyconvError: SEG-D030 if one of them is, and another cannot be.
     """
-    kinds = dict(zip(map(rasters.by_windows, pictures), pictures, strict=True))
+    kinds = dict(zip(map(_is_for_windows, pictures), pictures, strict=True))
     if len(kinds) > 1:
         raise FullyconvError(
             "SEG-D030",
@@ -227,6 +226,15 @@ def _by_windows(pictures: Sequence[Path]) -> bool:
             "as plain pictures",
         )
     return True in kinds
+
+
+def _is_for_windows(picture: Path) -> bool:
+    try:
+        return rasters.by_windows(picture)
+    except FullyconvError as fault:
+        if fault.code != "SEG-D009":
+            raise
+        return False  # it is damaged, and fails in its turn
 
 
 def _refuse_taken(scenes: Sequence[Scene], before: Origin | None) -> None:

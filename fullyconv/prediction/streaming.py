@@ -108,9 +108,13 @@ class Part:
         """The side of the tiles that an earlier call began with; None if there was none."""
         if not self.state.exists() or not self.path.exists():
             return None
-        before = json.loads(self.state.read_text(encoding="utf-8"))
-        self.rows = min(before["rows"], self.path.stat().st_size // self._row_bytes)
-        return int(before["side"])
+        try:
+            before = json.loads(self.state.read_text(encoding="utf-8"))
+            side, rows = int(before["side"]), int(before["rows"])
+        except (ValueError, KeyError, TypeError):  # damaged, so nothing is known to be finished
+            return None
+        self.rows = min(rows, self.path.stat().st_size // self._row_bytes)
+        return side
 
     def append(self, labels: np.ndarray[Any, Any], side: int) -> None:
         """Adds rows, computed in tiles of some side; they count when they are on the disk.

@@ -1,14 +1,16 @@
 """What a folder of predictions is made from, kept there while it is not finished, so that the same command goes on."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fullyconv.errors import FullyconvError
-from fullyconv.models import FCN
+from fullyconv.prediction.segmenter import Segmenter
+from fullyconv.prediction.tiles import Tiling
 from fullyconv.runtimes.weights import digest
 from fullyconv.writing import write_json
 
@@ -20,7 +22,7 @@ class Origin:
     """What label maps are made from.
 
     Args:
-        settings: By which model, at which precision and tile: the same for all of a folder.
+        settings: By which model, at which precision and tile, and so on: the same for all of a folder.
         pictures: Of each name in the folder, what tells whether its files are still the ones that they were.
     """
 
@@ -36,7 +38,7 @@ class Origin:
             there: The names whose results are there, whole or in part.
         """
         other = [name for name, value in now.settings.items() if self.settings.get(name) != value]
-        changed = f"--tile {self.settings['tile']}" if other == ["tile"] else f"another {' and '.join(other)}"
+        changed = f"--tile {self.settings['tile']}" if other == ["tile"] else f"another {other[0]}" if other else ""
         if not other:
             names = [name for name in there if self.pictures.get(name) != now.pictures[name]]
             changed = f"another image for {names[0]}" if names else ""
@@ -48,34 +50,63 @@ class Origin:
             )
 
 
-def settings_of(model: FCN, precision: str, tile: int | str) -> dict[str, Any]:
+def settings_of(segmenter: Segmenter, tile: Tiling, calibrate: str | Path | None) -> dict[str, Any]:
     """What predictions depend on beside the pictures."""
-    return {"model": digest(model), "precision": precision, "tile": tile}
+    known = json.dumps([digest(segmenter.model), segmenter.architecture, segmenter.labels.to_dict()])
+    engine = segmenter.engine
+    return {
+        "model": hashlib.sha256(known.encode()).hexdigest(),
+        "precision": engine.precision,
+        "runtime": None if engine.precision == "fp32" else engine.runtime,  # which all compute alike
+        "calibration": None if calibrate is None else str(Path(calibrate).resolve()),
+        "tile": tile,
+    }
 
 
 def identity(picture: Path) -> list[Any]:
-    """A file's place, its bytes, and when it was changed."""
-    state = picture.stat()
-    return [str(picture.resolve()), state.st_size, state.st_mtime_ns]
+    """A file's place, its bytes, and when it was changed; of a folder, of all that is in it."""
+    states = [file.stat() for file in (picture, *picture.rglob("*"))]
+    return [
+        str(picture.resolve()),
+        sum(state.st_size for state in states),
+        max(state.st_mtime_ns for state in states),
+        len(states),
+    ]
 
 
 def recorded(folder: Path) -> Origin | None:
-    """What the stopped command that filled a folder was given; none if there is no such command."""
+    """What the stopped commands that filled a folder were given; none if there are no such commands.
+
+    Raises:
+        FullyconvError: SEG-P008 if it cannot be read.
+    """
+    file = folder / RECORD
     try:
-        return Origin(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        return Origin(**json.loads(file.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, TypeError) as error:
+        raise FullyconvError(
+            "SEG-P008",
+            f"{file}, which a stopped prediction left, cannot be read ({error}); choose another --out, or remove "
+            f"{folder} to begin anew",
+        ) from None
 
 
 @contextmanager
 def recording(folder: Path, origin: Origin) -> Iterator[None]:
     """Keeps the record while a command works: it is gone when that ends, and stays when that is stopped or fails.
 
-    What fails before it has written anything leaves nothing.
+    What fails before it has written anything leaves nothing. What other commands have recorded in the folder stays.
+
+    Args:
+        folder: For the predictions.
+        origin: Of those that this command makes.
     """
     is_new = not folder.exists()
     file = folder / RECORD
-    write_json(file, {"settings": origin.settings, "pictures": origin.pictures})
+    others = recorded(folder) or Origin()
+    _write(file, replace(origin, pictures={**others.pictures, **origin.pictures}))
     try:
         yield
     except BaseException:
@@ -84,4 +115,13 @@ def recording(folder: Path, origin: Origin) -> Iterator[None]:
             if is_new:
                 folder.rmdir()
         raise
-    file.unlink()
+    now = recorded(folder) or Origin()
+    left = {name: picture for name, picture in now.pictures.items() if name not in origin.pictures}
+    if left:
+        _write(file, replace(now, pictures=left))
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _write(file: Path, origin: Origin) -> None:
+    write_json(file, {"settings": origin.settings, "pictures": origin.pictures})
