@@ -1,6 +1,7 @@
 """Every runtime gives the scores of the plain network, and the fastest one is remembered."""
 
 import json
+import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -259,6 +260,20 @@ def test_a_graph_that_cannot_be_removed_stays(
     scores(segmenter.engine)
     assert segmenter.engine.chosen == "torch"
     assert f"{kept} stays: " in capsys.readouterr().err
+
+
+def test_a_graph_is_kept_for_just_one_network() -> None:
+    first, rewired = network(), network()
+    for node in rewired.trunk.graph.nodes:
+        node.target = operator.sub if node.target is operator.add else node.target
+    rewired.trunk.recompile()
+    changes: list[dict[str, Any]] = [{"alignment": "centred"}, {"name": "fcn8s-atonce-test_resnet"}]
+    others = [create(**{**ARCHITECTURE, **change}).eval() for change in changes]
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    places = [Graphs(Path("net"))._place(model, "onnx", "fp32") for model in (first, rewired, *others)]
+    assert len(set(places)) == 4
+    assert places[0] == Graphs(Path("net"))._place(network(), "onnx", "fp32")
 
 
 def test_a_runtime_that_is_not_exact_is_left_out(

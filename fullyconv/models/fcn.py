@@ -72,6 +72,9 @@ class Upscore(nn.Module):
         unit = self.offset.denominator
         return (unit * (fine - 1 + self.factor) - self.offset.numerator - 1) // (unit * self.factor)
 
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}, offset={self.offset}"
+
     def spread(self, scores: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k wide_h wide_w"]:
         """The whole transposed convolution, uncropped, of a map that is zero beyond its border."""
         return F.conv_transpose2d(scores, self.weight.to(scores.dtype), stride=self.factor, groups=scores.shape[1])
@@ -166,6 +169,12 @@ class FCN(nn.Module):
         )
         if upscore == "all":
             self.upscore_layers["image"] = Upscore(num_classes, self.grids[0], Grid(), learned=True)
+
+    def extra_repr(self) -> str:
+        """What the scores depend on besides the layers; the graphs that are kept of a network go by it."""
+        grids = ", ".join(f"{grid.stride} from {grid.start}" for grid in self.grids)
+        sizes = f"least_size={self.least_size}, size_multiple={self.size_multiple}"
+        return f"grids=({grids}), tap_scales={self.tap_scales}, {sizes}"
 
     @property
     def grid(self) -> Grid:

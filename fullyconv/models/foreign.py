@@ -51,6 +51,9 @@ class ForeignNet(FCN):
         self.least_size = self.size_multiple = MULTIPLE
         self.score_layers, self.upscore_layers = nn.ModuleDict(), nn.ModuleDict()
 
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
+
     @property
     def grid(self) -> Grid:
         """Where the scores lie on the image: in the middle of its blocks of pixels."""

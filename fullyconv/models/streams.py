@@ -43,6 +43,9 @@ class LateFusion(FCN):
         # The towers have these; here there are none, for whoever looks through all networks.
         self.score_layers, self.upscore_layers = nn.ModuleDict(), nn.ModuleDict()
 
+    def extra_repr(self) -> str:
+        return ""  # the towers tell it
+
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
         """Of each band of the image, `(1, C, 1, 1)`, tower after tower."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from torch import fx
+
 from fullyconv.artefact import GRAPHS
 from fullyconv.errors import FullyconvError
 from fullyconv.models import FCN
@@ -16,7 +18,7 @@ from fullyconv.runtimes.pipeline import Pipeline, traced
 from fullyconv.runtimes.weights import digest
 from fullyconv.wording import counted
 
-WRITTEN = 1  # raised whenever the graph of the same network would be another; older ones count no longer
+WRITTEN = 2  # raised whenever the graph of the same network would be another; older ones count no longer
 FORMATS: tuple[Literal["openvino", "onnx"], ...] = ("openvino", "onnx")  # in int8 the first is the faster
 
 
@@ -84,5 +86,14 @@ class Graphs:
         if self.folder is None:
             return None
         numbers = "int8" if precision == "int8" else "fp32"  # of which OpenVINO computes bf16 as well
-        made_of = f"{WRITTEN} {model} {digest(model)}"
-        return self.folder / f"{GRAPHS}{numbers}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}{SUFFIXES[format]}"
+        key = hashlib.sha256(f"{WRITTEN} {_made_of(model)}".encode()).hexdigest()[:12]
+        return self.folder / f"{GRAPHS}{numbers}-{key}{SUFFIXES[format]}"
+
+
+def _made_of(model: FCN) -> str:
+    """What a network's scores come from: its layers with their settings, how these are put together, and its weights.
+
+    Settings are those that layers show, grids and scales among them.
+    """
+    codes = [part.code for part in model.modules() if isinstance(part, fx.GraphModule)]
+    return f"{model} {codes} {digest(model)}"
