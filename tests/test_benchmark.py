@@ -14,7 +14,7 @@ from fullyconv.benchmark.command import Listing, benchmark
 from fullyconv.benchmark.comparing import Row, Target, likeness, observed
 from fullyconv.benchmark.machine import Cost, Machine
 from fullyconv.benchmark.nets import centred
-from fullyconv.benchmark.report import Report, page, read
+from fullyconv.benchmark.report import Report, Skipped, page, read
 from fullyconv.benchmark.suites import SUITES
 from fullyconv.benchmark.suites.vgg import reachable_operations
 from fullyconv.errors import FullyconvError
@@ -167,6 +167,29 @@ def test_rows_measured_again_replace_the_earlier_ones_and_others_stay() -> None:
     joined = again.joined(earlier)
     assert [(row.work, row.ratio) for row in joined.rows] == [("one", 2.0), ("two", 3.0), ("labels", 2.0)]
     assert (joined.suite, joined.machine.copied) == ("all", 2e9)
+
+
+def test_what_was_skipped_and_is_measured_now_is_no_longer_skipped() -> None:
+    skipped = tuple(Skipped("loss", work, "a peer", ("a package",)) for work in ("one", "two"))
+    joined = Report("loss", (made("one"),), MACHINE).joined(Report("loss", (), MACHINE, skipped))
+    assert [each.work for each in joined.skipped] == ["two"]
+    assert [each.work for each in Report("loss", (), MACHINE, skipped).joined(joined).skipped] == ["two"]
+
+
+def test_a_stop_while_a_report_is_written_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(path: Path, text: str, **options: str) -> int:
+        with path.open("w") as opened:
+            opened.write(text[:10])
+        raise KeyboardInterrupt
+
+    earlier = Report("loss", (), MACHINE)
+    earlier.write(tmp_path / "speed.json")
+    monkeypatch.setattr(Path, "write_text", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        Report("loss", (made("one"),), MACHINE).write(tmp_path / "speed.json")
+    assert read(tmp_path / "speed.json") == earlier
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:

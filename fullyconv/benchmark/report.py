@@ -11,6 +11,7 @@ from fullyconv.benchmark.comparing import Row, Target
 from fullyconv.benchmark.machine import Cost, Machine, best_of
 from fullyconv.benchmark.suites import SUITES
 from fullyconv.errors import FullyconvError
+from fullyconv.writing import whole, write_json, write_text
 
 HEADINGS = (
     "work",
@@ -66,23 +67,24 @@ class Report:
         return {**asdict(row), "limit": limit, "peak_fraction": limit / row.ours, "met": row.met}
 
     def joined(self, earlier: "Report") -> "Report":
-        """These rows and the earlier ones of the same machine that they do not replace."""
+        """These rows and the earlier ones of the same machine that they do not replace; skipped is what has no row."""
         rows = {(row.suite, row.work, row.against): row for row in (*earlier.rows, *self.rows)}
+        skipped = {(each.suite, each.work, each.against): each for each in (*earlier.skipped, *self.skipped)}
         ordered = sorted(rows.values(), key=lambda row: list(SUITES).index(row.suite))
         return Report(
             self.suite if len({row.suite for row in ordered}) == 1 else "all",
             tuple(ordered),
             best_of(self.machine, earlier.machine),
-            tuple(dict.fromkeys((*earlier.skipped, *self.skipped))),
+            tuple(each for key, each in skipped.items() if key not in rows),
         )
 
     def write(self, file: Path) -> None:
-        """Writes the JSON, and beside it the page and the chart under the same name."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        file.with_suffix(".md").write_text(page(self, file), encoding="utf-8")
+        """Writes the JSON, and beside it the page and the chart under the same name, each whole or not at all."""
+        write_json(file, self.to_json())
+        write_text(file.with_suffix(".md"), page(self, file))
         if self.rows:
-            charts.save(charts.ratios(self.to_json()["rows"]), file.with_suffix(".png"))
+            with whole(file.with_suffix(".png")) as draft:
+                charts.save(charts.ratios(self.to_json()["rows"]), draft)
 
     def __str__(self) -> str:
         lines = [line for row in self.rows for line in _told(row, self.machine)]
