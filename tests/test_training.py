@@ -198,6 +198,16 @@ def test_a_stop_in_the_last_validation_is_heard(data, tmp_path, monkeypatch):
     assert train(data, out=tmp_path / "run", resume=True, workers=0, report=False).steps == 1
 
 
+def test_a_run_that_is_over_is_neither_validated_nor_reported_again(data, tmp_path):
+    run = train(data, model=TINY, out=tmp_path, steps=1, batch=2, crop=(32, 32), workers=0, precision="fp32")
+    metrics, report = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "report.html").stat().st_mtime_ns
+    assert train(data, out=tmp_path, resume=True, workers=0) == run
+    assert (tmp_path / "report.html").stat().st_mtime_ns == report
+    (tmp_path / "result.json").unlink()  # killed while it was written
+    assert train(data, out=tmp_path, resume=True, workers=0, report=False).steps == 1
+    assert (tmp_path / "metrics.jsonl").read_text() == metrics
+
+
 def test_the_report_is_no_part_of_the_images_per_second(data, tmp_path, monkeypatch):
     clock = [10.0]
     monkeypatch.setattr(Pace, "elapsed", lambda _: clock[0])

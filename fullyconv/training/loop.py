@@ -219,6 +219,7 @@ class State:
     last: dict[str, float] = field(default_factory=dict)
     validations: int = 0
     validation_seconds: float = 0.0
+    validated_step: int = -1
 
 
 class Loop:
@@ -329,7 +330,8 @@ class Loop:
             if time.monotonic() - last_checkpoint > self.checkpoint_seconds:
                 self.checkpoint()
                 last_checkpoint = time.monotonic()
-        self._validate(tell)
+        if self.state.validated_step != self.state.step:
+            self._validate(tell)
         self.state.validations = self.validations
         self.checkpoint()
         if self._total(stop.asked):
@@ -429,7 +431,7 @@ class Loop:
         self.pace.keep_back((1 + 1.5 * self.accelerator.num_processes) * seconds)
         # Turned round, so that a score that is not a number is kept if there is no better one.
         better = not scores["mean_iou"] < self.state.best.get("mean_iou", -1.0)
-        self.state.last = scores
+        self.state.validated_step, self.state.last = self.state.step, scores
         self.state.best = scores if better else self.state.best
         if self.accelerator.is_main_process:
             if better:

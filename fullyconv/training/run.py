@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -208,6 +209,10 @@ def train(
     def train_one(options: Mapping[str, Any], folder: Path, first: bool, resume: bool) -> TrainingRun:
         """A run, or a stage of one; the first of this command tells of the data, and its time has begun before."""
         plan = saved_plan(folder, dataset, fingerprint) if resume else _new_plan(data, dataset, fingerprint, options)
+        finished = TrainingRun.read(folder) if resume else None
+        if finished:
+            print(f"{folder} is finished; --pretrained {folder} begins another run with its weights", file=sys.stderr)
+            return finished
         told, since = (examinations, begun) if first else ((), time.monotonic())
         with process_group() as state:
             plan = replace(plan, precision=agreed(precision_of(plan.precision), state))
