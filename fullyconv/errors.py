@@ -379,8 +379,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-P002": Fault(
         "Two inputs would share an output",
-        "Masks are named after their images, and where names repeat, after folder and image; these still coincide.",
-        "Predict them one folder at a time, each into its own --out.",
+        "Masks are named after their images, and where names repeat, after folder and suffix, too; these still coincide.",
+        "Rename one, or predict them apart, each into its own --out.",
     ),
     "SEG-P003": Fault(
         "The masks exist already",

@@ -357,8 +357,11 @@ def test_equal_names_are_kept_apart_or_refused(segmenter, tmp_path):
         Image.new("RGB", (20, 20)).save(tmp_path / folder / "1.png")
     done = predict_files(segmenter, [str(tmp_path / "x"), str(tmp_path / "y")], out=tmp_path / "masks")
     assert [output["mask"].rsplit("/", 1)[1] for output in done.to_json()["outputs"]] == ["x_1.png", "y_1.png"]
-    Image.new("RGB", (20, 20)).save(tmp_path / "x" / "1_overlay.png")
-    with pytest.raises(FullyconvError, match=r"SEG-P002.*1_overlay\.png"):
+    Image.new("RGB", (20, 20)).save(tmp_path / "x" / "1.bmp")
+    done = predict_files(segmenter, [str(tmp_path / "x")], out=tmp_path / "suffixes")
+    assert [Path(output["mask"]).name for output in done.outputs] == ["1_bmp.png", "1_png.png"]
+    (tmp_path / "x" / "1.bmp").rename(tmp_path / "x" / "1_overlay.bmp")
+    with pytest.raises(FullyconvError, match=r"SEG-P002.*x/1\.png and .*x/1_overlay\.bmp would .* 1_overlay\.png"):
         predict_files(segmenter, [str(tmp_path / "x")], out=tmp_path / "overlays")
     with pytest.raises(FullyconvError, match="SEG-P002"):
         predict_files(segmenter, [str(tmp_path / "x"), str(tmp_path / "x")], out=tmp_path / "twice")

@@ -4,7 +4,7 @@ import glob
 import re
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -331,14 +331,36 @@ def _nothing_found(path: Path) -> str:
     return f"{path} does not exist and matches no file; give an image, a folder or a quoted glob such as 'photos/*.jpg'"
 
 
+NAMES: tuple[Callable[[Path], str], ...] = (
+    lambda file: file.stem,
+    lambda file: f"{file.parent.name}_{file.stem}",
+    lambda file: f"{file.stem}_{file.suffix[1:]}",
+    lambda file: f"{file.parent.name}_{file.stem}_{file.suffix[1:]}",
+)
+"""What a result may be named after, from short to long."""
+
+
 def _names(files: Sequence[Path]) -> list[str]:
-    """One output name per file: its stem, with its folder before it where stems repeat."""
-    stems = Counter(file.stem for file in files)
-    names = [file.stem if stems[file.stem] == 1 else f"{file.parent.name}_{file.stem}" for file in files]
-    written = Counter(file.name.lower() for name in names for file in output_files(Path(), name))
-    twice, times = written.most_common(1)[0]
-    if times > 1:
+    """One output name per file: the shortest of `NAMES` that tells all files of its stem apart."""
+    alike: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        alike[file.stem].append(file)
+    forms = {stem: _telling_apart(group) for stem, group in alike.items()}
+    names = [forms[file.stem](file) for file in files]
+    written: dict[str, list[Path]] = defaultdict(list)
+    for file, name in zip(files, names, strict=True):
+        for output in output_files(Path(), name):
+            written[output.name.lower()].append(file)
+    result, sharing = max(written.items(), key=lambda item: len(item[1]))
+    if len(sharing) > 1:
         raise FullyconvError(
-            "SEG-P002", f"several inputs would be written as {twice}; predict them one folder at a time"
+            "SEG-P002",
+            f"{sharing[0]} and {sharing[1]} would both be written as {result}; rename one, or predict them into "
+            "different folders",
         )
     return names
+
+
+def _telling_apart(files: Sequence[Path]) -> Callable[[Path], str]:
+    telling = (form for form in NAMES if len(set(map(form, files))) == len(files))
+    return next(telling, NAMES[-1])
