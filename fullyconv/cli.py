@@ -20,6 +20,7 @@ from typing import Any
 
 from fullyconv.arguments import WIDTH, call, help_text, nearest
 from fullyconv.errors import FAULTS, Fault, FullyconvError
+from fullyconv.writing import FULL
 
 COMMANDS = {
     "quickstart": "fullyconv.experiments.quickstart:quickstart",
@@ -41,7 +42,7 @@ FAILED = 1  # all was done, and a promise of the result is broken
 REFUSED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 CLOSED_PIPE = 141  # 128 + SIGPIPE
-DISK_FAULTS = {errno.ENOSPC, errno.EROFS, errno.EIO}  # raised by writing, without the file's name
+DISK_FAULTS = FULL | {errno.EROFS, errno.EIO}  # raised by writing, without the file's name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

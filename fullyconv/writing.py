@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, whatever stops the program while it writes them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says where a file finds no more room: on the disk, in the user's quota, in one file."""
 
 LONGEST_STEM = 40
 """Letters of a name that stay to be read, of up to four bytes each: file systems take names of 255 bytes."""

@@ -222,8 +222,9 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(
     assert (out / "field.tif.part").read_bytes() == kept
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_before_or_when_it_is_full(
-    segmenter: Segmenter, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    segmenter: Segmenter, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     Usage = namedtuple("Usage", "free")
     with monkeypatch.context() as patch:
@@ -235,7 +236,7 @@ def test_a_full_disk_is_told_before_or_when_it_is_full(
     def sync(handle: int) -> None:
         synced.append(handle)
         if len(synced) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", sync)

@@ -1,6 +1,5 @@
 """Images larger than memory to label maps in files, by windows; what was stopped goes on where it was."""
 
-import errno
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from fullyconv.prediction.tiles import WHOLE_IMAGE_PIXELS, Plan, Tiling, chosen_
 from fullyconv.progress import progress
 from fullyconv.rasters import Raster
 from fullyconv.timing import seconds_of
-from fullyconv.writing import whole, write_json
+from fullyconv.writing import FULL, whole, write_json
 
 PREVIEW_SIDE = 2048
 TRIAL_SIDE = 512
@@ -131,7 +130,7 @@ class Part:
             self.rows += len(labels)
             write_json(self.state, {"side": side, "rows": self.rows})
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in FULL:
                 raise
             raise FullyconvError(
                 "SEG-P007",
@@ -241,7 +240,7 @@ def _write(write: Callable[[Path], None], path: Path) -> None:
         with whole(path) as draft:
             write(draft)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in FULL:
             raise
         raise FullyconvError(
             "SEG-P007", f"the disk of {path} is full; free some space and repeat the command to finish"
