@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
@@ -180,6 +181,43 @@ def test_many_at_once_get_each_their_own(address: str, model: Segmenter) -> None
     for thread in threads:
         thread.join()
     assert [found[number] for number in range(len(sizes))] == [(width, height) for height, width in sizes]
+
+
+def test_no_more_bodies_are_held_than_have_a_turn(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    received, decoded_now, held, most = app._body, app._decoded, 0, 0
+
+    async def counted(request: object) -> bytes:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        return await received(request)  # type: ignore[arg-type]
+
+    def freed(body: bytes, channels: int) -> torch.Tensor:
+        nonlocal held
+        image = decoded_now(body, channels)
+        held -= 1
+        return image
+
+    monkeypatch.setattr(app, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(app, "_body", counted)
+    monkeypatch.setattr(app, "_decoded", freed)
+    with served(model) as address, ThreadPoolExecutor(6) as clients:
+        masks = list(clients.map(lambda _: asked(f"{address}/predict", picture()[0]), range(6)))
+    assert len(set(masks)) == 1
+    assert most == 2
+
+
+def test_who_sends_nothing_loses_the_turn(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(app, "MOST_SILENCE", 0.2)
+    with served(model) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as idle:
+            idle.sendall(b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\nhalf of it")
+            assert decoded(asked(f"{address}/predict", picture()[0])).size == (52, 40)
+            told = idle.recv(1000)
+    assert told.startswith(b"HTTP/1.1 400 ")
+    assert b"SEG-V003" in told
 
 
 def test_a_taken_port_is_named() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,13 @@ from fullyconv.prediction.tiles import Tiling
 # Of a request; larger images are for `fullyconv predict`, which reads them by windows.
 MOST_BYTES = 256_000_000
 MOST_PIXELS = 64_000_000
+
+MOST_AT_ONCE = 8
+"""Requests whose bytes are held, 2 GB at most; those of later ones wait in the network until it is their turn."""
+
+MOST_SILENCE = 30
+"""Seconds without a byte after which a request loses its turn."""
+
 PAGE = Path(__file__).with_name("page.html")
 
 Output = Literal["mask", "overlay", "json"]
@@ -33,13 +40,14 @@ def make_app(segmenter: Segmenter, name: str, tile: Tiling = "auto") -> FastAPI:
     """The application of one segmenter.
 
     Args:
-        segmenter: Of one picture a scene. One image is computed at a time, on all cores.
+        segmenter: Of one picture a scene. One image is computed at a time, on all cores, while a few others come in.
         name: Of the model, for people.
         tile: As `Segmenter` takes it.
     """
     # The pages of documentation that FastAPI offers are made of scripts from elsewhere.
     app = FastAPI(title="fullyconv", docs_url=None, redoc_url=None)
     computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fullyconv-serving")
+    turns = asyncio.Semaphore(MOST_AT_ONCE)
 
     def answer(body: bytes, output: Output) -> Response:
         begun = time.perf_counter()
@@ -63,8 +71,9 @@ def make_app(segmenter: Segmenter, name: str, tile: Tiling = "auto") -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request, output: Output = "mask") -> Response:
-        body = await _body(request)
-        return await asyncio.get_running_loop().run_in_executor(computing, answer, body, output)
+        async with turns:
+            body = await _body(request)
+            return await asyncio.get_running_loop().run_in_executor(computing, answer, body, output)
 
     app.add_exception_handler(FullyconvError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_option)
@@ -116,15 +125,15 @@ async def _body(request: Request) -> bytes:
     """What a request holds.
 
     Raises:
-        FullyconvError: SEG-V003 if it is too much, or nothing.
+        FullyconvError: SEG-V003 if it is too much, or nothing, or stays away.
     """
     large = FullyconvError(
         "SEG-V003", f"an image may have {MOST_BYTES // 1_000_000} MB; `fullyconv predict` takes larger ones"
     )
     if int(request.headers.get("content-length", 0)) > MOST_BYTES:
         raise large
-    parts, size = [], 0
-    async for part in request.stream():
+    parts, size, coming = [], 0, request.stream()
+    while part := await _next(coming):  # the last part is empty
         parts.append(part)
         size += len(part)
         if size > MOST_BYTES:
@@ -132,6 +141,16 @@ async def _body(request: Request) -> bytes:
     if not size:
         raise FullyconvError("SEG-V003", "the request holds no image; send its bytes, as by curl --data-binary @a.jpg")
     return b"".join(parts)
+
+
+async def _next(parts: AsyncIterator[bytes]) -> bytes:
+    """The next part of a request; SEG-V003 if it stays away."""
+    try:
+        return await asyncio.wait_for(anext(parts), MOST_SILENCE)
+    except TimeoutError:
+        raise FullyconvError(
+            "SEG-V003", f"no byte of the image came for {MOST_SILENCE} seconds; send it again"
+        ) from None
 
 
 def _described(found: Segmentation) -> dict[str, Any]:
