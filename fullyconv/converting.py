@@ -164,7 +164,7 @@ def convert_classifier(
         size: Side of the images that it classifies, if it does not say.
         channels: Bands of the images.
         mean: Of each band, in [0, 1], as the classifier was trained; ImageNet's for RGB, if it does not say.
-        std: Of each band, likewise; 0,0,0 and 1,1,1 for a classifier that takes images in [0, 1] as they are.
+        std: Of each band, likewise. A classifier that takes images in [0, 1] as they are has --mean 0,0,0 --std 1,1,1.
         upscore: Which upsampling kernels can be trained: none, those between taps, or all.
 
     Raises:

@@ -379,7 +379,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-P002": Fault(
         "Two inputs would share an output",
-        "Masks are named after their images, and where names repeat, after folder and suffix, too; these still coincide.",
+        "Masks are named after their images; where names repeat, after folder or suffix, too. These still coincide.",
         "Rename one, or predict them apart, each into its own --out.",
     ),
     "SEG-P003": Fault(

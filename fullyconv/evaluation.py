@@ -298,7 +298,10 @@ def score(
         refuse_foreign(Path(out))
     pairs = matched(predictions, truth)
     if data is None:
-        labels, notes = labels_of([true for _, true in pairs], find_classes_file((truth, truth.parent)))
+        classes_file = find_classes_file((truth, truth.parent))
+        labels, notes = labels_of([true for _, true in pairs], classes_file)
+        if classes_file is None:
+            notes = (*notes, "if these are the masks of a data set, --data says its classes, and which of them is void")
     else:
         labels, notes = open_dataset(data).labels, ()
     indices = holds_indices(pairs, labels) if coding == "auto" else coding == "index"

@@ -218,6 +218,8 @@ def test_files_folders_and_globs_are_predicted(segmenter, tmp_path):
     assert (tmp_path / "masks" / "a_overlay.png").exists()
     with pytest.raises(FullyconvError, match="SEG-P003"):
         predict_files(segmenter, [str(tmp_path / "photos")], out=tmp_path / "masks")
+    with pytest.raises(FullyconvError, match=r"SEG-P003.*c\.png is a file; give --out"):
+        predict_files(segmenter, [str(tmp_path / "photos")], out=tmp_path / "c.png")
 
 
 def test_what_was_stopped_is_gone_on_with(segmenter, tmp_path, monkeypatch):

@@ -76,6 +76,8 @@ def predict_files(
         fullyconv predict runs/a photos/ --out masks/
     """
     out = Path(out)
+    if out.is_file():
+        raise FullyconvError("SEG-P003", f"{out} is a file; give --out the name of a folder")
     scenes = _scenes(inputs, more, out)
     before = recorded(out)
     _refuse_taken(scenes, before)

@@ -180,7 +180,7 @@ def train(
         workers: Processes that decode and augment; 0 for none.
         validations: How often the run is validated. All images for it are decoded once before training begins, so that
             a bad one does not stop it later.
-        report: A report at the end; without it, evaluate can draw one.
+        report: Whether a report ends it; evaluate can draw one, too.
         seed: Of everything that chance decides.
 
     Raises:
@@ -211,7 +211,7 @@ def train(
         plan = saved_plan(folder, dataset, fingerprint) if resume else _new_plan(data, dataset, fingerprint, options)
         finished = TrainingRun.read(folder) if resume else None
         if finished:
-            print(f"{folder} is finished; --pretrained {folder} begins another run with its weights", file=sys.stderr)
+            print(f"{folder} is finished; --model {folder} begins another run with its weights", file=sys.stderr)
             return finished
         told, since = (examinations, begun) if first else ((), time.monotonic())
         with process_group() as state:
