@@ -36,8 +36,9 @@ def kernel(function: Callable[..., Any]) -> Any:
     return triton.jit(inspect.unwrap(function))
 
 
-# Pointers and offsets, as Triton writes them: `scores` (N, K, h, w) float32; for each pixel row and column, `near` and
-# `far` are the cells that it reads, int32, and `share` that of the far one, float32.
+# Pointers and offsets, as Triton writes them: `scores` (N, K, h, w) float32; for each pixel row, `tops` and `bottoms`
+# are the cells that it reads, int32, and `row_shares` the shares of the lower one, float32; for each pixel column
+# `lefts`, `rights` and `column_shares`.
 
 
 @kernel
@@ -57,20 +58,21 @@ def _blend(plane, top, bottom, row_share, left, right, column_share, width, coun
 
 
 @kernel
-def _read(near, far, share, at, inside):  # type: ignore[no-untyped-def]
+def _read(nears, fars, shares, at, inside):  # type: ignore[no-untyped-def]
     """What some pixel rows or columns read."""
-    first = tl.load(near + at, mask=inside, other=0)
-    second = tl.load(far + at, mask=inside, other=0)
-    return first, second, tl.load(share + at, mask=inside, other=0.0)
+    near = tl.load(nears + at, mask=inside, other=0)
+    far = tl.load(fars + at, mask=inside, other=0)
+    return near, far, tl.load(shares + at, mask=inside, other=0.0)
 
 
 @kernel
 def _winner(  # type: ignore[no-untyped-def]
-    scores, classes, h, w, width, pixels, rn, rf, rs, cn, cf, cs, image, pixel, inside, block: tl.constexpr
-):
+    scores, classes, h, w, width, pixels, tops, bottoms, row_shares, lefts, rights, column_shares,
+    image, pixel, inside, block: tl.constexpr,
+):  # fmt: skip
     """The class of the highest score at some pixels of an image; the first NaN is higher than any number."""
-    top, bottom, row_share = _read(rn, rf, rs, pixel // width, inside)
-    left, right, column_share = _read(cn, cf, cs, pixel % width, inside)
+    top, bottom, row_share = _read(tops, bottoms, row_shares, pixel // width, inside)
+    left, right, column_share = _read(lefts, rights, column_shares, pixel % width, inside)
     plane = scores + image.to(tl.int64) * classes * h * w
     best = _blend(plane, top, bottom, row_share, left, right, column_share, w, inside)
     winner = tl.zeros([block], tl.int32)
@@ -85,23 +87,31 @@ def _winner(  # type: ignore[no-untyped-def]
 
 @kernel
 def _argmax_kernel(  # type: ignore[no-untyped-def]
-    scores, classes, h, w, width, pixels, rn, rf, rs, cn, cf, cs, mask, block: tl.constexpr
-):
+    scores, classes, h, w, width, pixels, tops, bottoms, row_shares, lefts, rights, column_shares,
+    mask, block: tl.constexpr,
+):  # fmt: skip
     image = tl.program_id(1)
     pixel = tl.program_id(0) * block + tl.arange(0, block)
     inside = pixel < pixels
-    winner = _winner(scores, classes, h, w, width, pixels, rn, rf, rs, cn, cf, cs, image, pixel, inside, block)
+    winner = _winner(
+        scores, classes, h, w, width, pixels, tops, bottoms, row_shares, lefts, rights, column_shares,
+        image, pixel, inside, block,
+    )  # fmt: skip
     tl.store(mask + image.to(tl.int64) * pixels + pixel, winner.to(mask.dtype.element_ty), mask=inside)
 
 
 @kernel
 def _confusion_kernel(  # type: ignore[no-untyped-def]
-    scores, classes, h, w, width, pixels, rn, rf, rs, cn, cf, cs, target, ignore_index, counts, block: tl.constexpr
-):
+    scores, classes, h, w, width, pixels, tops, bottoms, row_shares, lefts, rights, column_shares,
+    target, ignore_index, counts, block: tl.constexpr,
+):  # fmt: skip
     image = tl.program_id(1)
     pixel = tl.program_id(0) * block + tl.arange(0, block)
     inside = pixel < pixels
-    winner = _winner(scores, classes, h, w, width, pixels, rn, rf, rs, cn, cf, cs, image, pixel, inside, block)
+    winner = _winner(
+        scores, classes, h, w, width, pixels, tops, bottoms, row_shares, lefts, rights, column_shares,
+        image, pixel, inside, block,
+    )  # fmt: skip
     true = tl.load(target + image.to(tl.int64) * pixels + pixel, mask=inside, other=0)
     row = tl.where((true < 0) | (true >= classes), classes + 1, true)
     row = tl.where(true == ignore_index, classes, row)
@@ -110,7 +120,7 @@ def _confusion_kernel(  # type: ignore[no-untyped-def]
 
 @kernel
 def _loss_kernel(  # type: ignore[no-untyped-def]
-    scores, classes, h, w, width, pixels, rn, rf, rs, cn, cf, cs,
+    scores, classes, h, w, width, pixels, tops, bottoms, row_shares, lefts, rights, column_shares,
     target, weight, ignore_index, smoothing, losses, normalisers, block: tl.constexpr,
 ):  # fmt: skip
     """The loss of each pixel, and the logarithm of what its softmax is divided by."""
@@ -120,8 +130,8 @@ def _loss_kernel(  # type: ignore[no-untyped-def]
     true = tl.load(target + at, mask=pixel < pixels, other=ignore_index)
     counted = (pixel < pixels) & (true != ignore_index)
     legal = (true >= 0) & (true < classes)
-    top, bottom, row_share = _read(rn, rf, rs, pixel // width, counted)
-    left, right, column_share = _read(cn, cf, cs, pixel % width, counted)
+    top, bottom, row_share = _read(tops, bottoms, row_shares, pixel // width, counted)
+    left, right, column_share = _read(lefts, rights, column_shares, pixel % width, counted)
     first = scores + image.to(tl.int64) * classes * h * w
     highest = _blend(first, top, bottom, row_share, left, right, column_share, w, counted)
     for k in range(1, classes):
@@ -149,7 +159,7 @@ def _loss_kernel(  # type: ignore[no-untyped-def]
 
 @kernel
 def _gradient_kernel(  # type: ignore[no-untyped-def]
-    scores, classes, h, w, width, pixels, rn, rf, rs, cn, cf, cs,
+    scores, classes, h, w, width, pixels, tops, bottoms, row_shares, lefts, rights, column_shares,
     row_begin, row_end, column_begin, column_end,
     target, weight, ignore_index, smoothing, normalisers, gradient, columns: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -165,7 +175,7 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
         mass += tl.load(weight + other) * smoothing / classes
     sums = tl.zeros([block, columns], tl.float32)
     for y in range(tl.load(row_begin + i), tl.load(row_end + i)):
-        top, bottom, row_share = tl.load(rn + y), tl.load(rf + y), tl.load(rs + y)
+        top, bottom, row_share = tl.load(tops + y), tl.load(bottoms + y), tl.load(row_shares + y)
         row_part = tl.where(top == i, 1 - row_share, 0.0) + tl.where(bottom == i, row_share, 0.0)
         for start in range(tl.load(column_begin + j), tl.load(column_end + j), columns):
             x = start + tl.arange(0, columns)
@@ -173,7 +183,7 @@ def _gradient_kernel(  # type: ignore[no-untyped-def]
             at = image * pixels + y * width + x
             true = tl.load(target + at, mask=inside, other=ignore_index)
             counted = inside & (true != ignore_index)
-            left, right, column_share = _read(cn, cf, cs, x, counted)
+            left, right, column_share = _read(lefts, rights, column_shares, x, counted)
             part = tl.where(left == j, 1 - column_share, 0.0) + tl.where(right == j, column_share, 0.0)
             both = some[:, None] & counted[None, :]
             score = _blend(plane, top, bottom, row_share, left[None, :], right[None, :], column_share[None, :], w, both)
