@@ -38,7 +38,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 # Pointers and offsets, as Triton writes them: `scores` (N, K, h, w) float32; for each pixel row, `tops` and `bottoms`
 # are the cells that it reads, int32, and `row_shares` the shares of the lower one, float32; for each pixel column
-# `lefts`, `rights` and `column_shares`.
+# `lefts`, `rights` and `column_shares`. Offsets within a plane of scores fit into int32; those between planes need not.
 
 
 @kernel
@@ -134,15 +134,19 @@ def _loss_kernel(  # type: ignore[no-untyped-def]
     left, right, column_share = _read(lefts, rights, column_shares, pixel % width, counted)
     first = scores + image.to(tl.int64) * classes * h * w
     highest = _blend(first, top, bottom, row_share, left, right, column_share, w, counted)
-    for k in range(1, classes):
-        score = _blend(first + k * h * w, top, bottom, row_share, left, right, column_share, w, counted)
+    plane = first
+    for _ in range(1, classes):
+        plane += h * w
+        score = _blend(plane, top, bottom, row_share, left, right, column_share, w, counted)
         highest = tl.where(score > highest, score, highest)
     total = tl.zeros([block], tl.float32)
     own = tl.zeros([block], tl.float32)
     spread = tl.zeros([block], tl.float32)
     mass = 0.0
+    plane = first
     for k in range(classes):
-        score = _blend(first + k * h * w, top, bottom, row_share, left, right, column_share, w, counted)
+        score = _blend(plane, top, bottom, row_share, left, right, column_share, w, counted)
+        plane += h * w
         total += tl.exp(score - highest)
         own = tl.where(true == k, score, own)
         smooth = tl.load(weight + k) * smoothing / classes
