@@ -1,5 +1,7 @@
 """The GPU's kernels against the reference, in Triton's interpreter on the CPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -77,6 +79,22 @@ def assert_same_loss(scores: Tensor, target: Tensor, criterion: Criterion, grid:
     torch.testing.assert_close(found, expected)
     (gradient,), (true,) = (torch.autograd.grad(total, scores) for total, _ in (found, expected))
     torch.testing.assert_close(gradient, true, rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_run_on_the_device_of_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, target = torch.randn(1, 3, 2, 2, requires_grad=True), torch.randint(0, 3, (1, 5, 7))
+    entered: list[int] = []
+
+    @contextmanager
+    def entering(tensor: Tensor) -> Iterator[None]:
+        entered.append(tensor.data_ptr())
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device_of", entering)  # of a CPU's tensor it does nothing
+    gpu.upsample_argmax(scores, (5, 7))
+    gpu.upsample_confusion(scores, target, ignore_index=255)
+    gpu.summed_cross_entropy(scores, target, Criterion())[0].backward()
+    assert entered == [scores.data_ptr()] * 4
 
 
 def test_loss_of_strange_scores_and_targets() -> None:

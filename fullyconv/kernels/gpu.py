@@ -204,7 +204,7 @@ def upsample_argmax(
 ) -> Shaped[Tensor, "n height width"]:
     """See `fullyconv.kernels.upsample_argmax`."""
     mask = torch.empty((len(scores), *size), dtype=label_dtype(scores.shape[1]), device=scores.device)
-    _argmax_kernel[_programs(mask)](*_described(scores, size, grid), mask, block=PIXELS)
+    _launch(_argmax_kernel, _programs(mask), scores, size, grid, mask, PIXELS)
     return mask
 
 
@@ -219,8 +219,8 @@ def upsample_confusion(
     classes = scores.shape[1]
     counts = torch.zeros((classes + 2, classes + 1), dtype=torch.int64, device=scores.device)
     target = target.to(scores.device, torch.int64).contiguous()
-    described = _described(scores, (target.shape[1], target.shape[2]), grid)
-    _confusion_kernel[_programs(target)](*described, target, ignore_index, counts, block=PIXELS)
+    size = (target.shape[1], target.shape[2])
+    _launch(_confusion_kernel, _programs(target), scores, size, grid, target, ignore_index, counts, PIXELS)
     return counts
 
 
@@ -265,23 +265,36 @@ class _CrossEntropy(torch.autograd.Function):
             for count, pixels in zip(cells, size, strict=True)
             for edge in _windows(taps(count, pixels, grid), count)
         ]
-        _gradient_kernel[(cells[0] * cells[1], batch, triton.cdiv(classes, CLASSES))](
-            *_described(scores, size, grid),
-            *windows,
-            *_sought(scores, target, criterion),
-            normalisers,
-            gradient,
-            columns=COLUMNS,
-            block=CLASSES,
+        programs = (cells[0] * cells[1], batch, triton.cdiv(classes, CLASSES))
+        sought = _sought(scores, target, criterion)
+        _launch(
+            _gradient_kernel, programs, scores, size, grid, *windows, *sought, normalisers, gradient, COLUMNS, CLASSES
         )
         return gradient * scale, None, None, None
 
 
 def _losses(scores: Tensor, target: Tensor, criterion: Criterion, grid: Grid | None) -> tuple[Tensor, Tensor]:
     losses, normalisers = torch.empty((2, *target.shape), device=scores.device)
-    described = _described(scores, (target.shape[1], target.shape[2]), grid)
-    _loss_kernel[_programs(target)](*described, *_sought(scores, target, criterion), losses, normalisers, block=PIXELS)
+    size, sought = (target.shape[1], target.shape[2]), _sought(scores, target, criterion)
+    _launch(_loss_kernel, _programs(target), scores, size, grid, *sought, losses, normalisers, PIXELS)
     return losses, normalisers
+
+
+def _launch(
+    kernel: Any, programs: tuple[int, ...], scores: Tensor, size: tuple[int, int], grid: Grid | None, *further: Any
+) -> None:
+    """Runs a kernel where its scores lie: Triton by itself takes the current device, which may be another.
+
+    Args:
+        kernel: What runs.
+        programs: How many of it, along up to three axes.
+        scores: Coarse ones.
+        size: Height and width in pixels.
+        grid: Where the cells lie.
+        further: What the kernel takes besides the description of these.
+    """
+    with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call]
+        kernel[programs](*_described(scores, size, grid), *further)
 
 
 def _sought(scores: Tensor, target: Tensor, criterion: Criterion) -> tuple[Any, ...]:
