@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 from fullyconv import kernels, metrics
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
-from fullyconv.kernels import cpu, graph, loops, reference
+from fullyconv.kernels import cpu, graph, loops, reference, taps
 
 SIZES = [
     ((6, 8), (48, 64)),
@@ -463,6 +464,11 @@ def test_no_two_slabs_write_to_one_place(monkeypatch):
     scores = torch.randn(1, 3, 4, 5, requires_grad=True)
     loss_and_gradient(cpu, scores, torch.randint(0, 3, (1, 32, 40)))
     assert touched == [False]
+
+
+def test_no_dense_interpolation_is_kept() -> None:
+    kept = weakref.ref(taps.matrix(2, 5, None, "float32"))  # for wide images each is of a hundred megabytes
+    assert kept() is None
 
 
 def matrix_of(target: Tensor, pred: Tensor, classes: int, ignore_index: int = 255) -> list[list[int]]:
