@@ -607,6 +607,11 @@ FAULTS: dict[str, Fault] = {
         "memory comfortably, and `?output=` takes mask, overlay or json.",
         "`curl --data-binary @photo.jpg ADDRESS/predict -o mask.png`; larger images: `fullyconv predict`.",
     ),
+    "SEG-V004": Fault(
+        "The server was stopped",
+        "Who stops the server leaves it a few seconds for what it was asked; this was not answered by then.",
+        "Start `fullyconv serve` again, and ask again.",
+    ),
     # X: export
     "SEG-X001": Fault(
         "There is no such precision",

@@ -40,10 +40,11 @@ def segmenter(channels: int = 3, bands: tuple[int, ...] = ()) -> Segmenter:
 
 
 @contextmanager
-def served(model: Segmenter) -> Iterator[str]:
+def served(model: Segmenter, patience: int | None = None) -> Iterator[str]:
     """The address of a server that runs in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app.make_app(model, "runs/a"), log_level="error"))
+    settings = uvicorn.Config(app.make_app(model, "runs/a"), log_level="critical", timeout_graceful_shutdown=patience)
+    server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -152,6 +153,39 @@ def test_what_is_no_image_is_refused_without_its_place_on_the_server(
 def test_another_output_is_refused(address: str) -> None:
     error = refused(f"{address}/predict?output=video", picture()[0])
     assert error == {"code": "SEG-V003", "message": "there is no such output; ?output= takes mask, overlay, json"}
+
+
+@pytest.mark.parametrize(("path", "body", "status"), [("nowhere", None, 404), ("predict", None, 405)])
+def test_who_asks_elsewhere_is_told_what_there_is(address: str, path: str, body: bytes | None, status: int) -> None:
+    with pytest.raises(HTTPError) as fault:
+        asked(f"{address}/{path}", body)
+    assert fault.value.code == status
+    assert "POST /predict" in json.loads(fault.value.read())["error"]["message"]
+
+
+def test_a_form_is_told_how_to_send_an_image(address: str) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture()[0] + b"\r\n--x--\r\n"
+    assert "curl --data-binary" in refused(f"{address}/predict", form)["message"]
+
+
+def test_who_is_left_unanswered_by_a_stop_is_told(model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def slow(body: bytes, channels: int) -> torch.Tensor:
+        begun.set()
+        end.wait(60)
+        return torch.zeros(channels, 40, 52)
+
+    monkeypatch.setattr(app, "_decoded", slow)
+    with ThreadPoolExecutor(1) as visitor:
+        with served(model, patience=1) as address:
+            answer = visitor.submit(asked, f"{address}/predict", picture()[0])
+            assert begun.wait(60)
+        end.set()
+        with pytest.raises(HTTPError) as fault:
+            answer.result()
+    assert fault.value.code == 503
+    assert json.loads(fault.value.read())["error"]["code"] == "SEG-V004"
 
 
 def test_a_model_that_fails_is_no_fault_of_the_request(address: str, model: Segmenter) -> None:

@@ -5,6 +5,7 @@ import base64
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
@@ -13,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from jaxtyping import Shaped
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from torch import Tensor
 
@@ -44,9 +46,15 @@ def make_app(segmenter: Segmenter, name: str, tile: Tiling = "auto") -> FastAPI:
         name: Of the model, for people.
         tile: As `Segmenter` takes it.
     """
-    # The pages of documentation that FastAPI offers are made of scripts from elsewhere.
-    app = FastAPI(title="fullyconv", docs_url=None, redoc_url=None)
     computing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fullyconv-serving")
+
+    @asynccontextmanager
+    async def ending(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        computing.shutdown(wait=False, cancel_futures=True)
+
+    # The pages of documentation that FastAPI offers are made of scripts from elsewhere.
+    app = FastAPI(title="fullyconv", docs_url=None, redoc_url=None, lifespan=ending)
     turns = asyncio.Semaphore(MOST_AT_ONCE)
 
     def answer(body: bytes, output: Output) -> Response:
@@ -71,12 +79,16 @@ def make_app(segmenter: Segmenter, name: str, tile: Tiling = "auto") -> FastAPI:
 
     @app.post("/predict")
     async def predict(request: Request, output: Output = "mask") -> Response:
-        async with turns:
-            body = await _body(request)
-            return await asyncio.get_running_loop().run_in_executor(computing, answer, body, output)
+        try:
+            async with turns:
+                body = await _body(request)
+                return await asyncio.get_running_loop().run_in_executor(computing, answer, body, output)
+        except asyncio.CancelledError:  # as the server does when it is stopped
+            return _refusal("SEG-V004", "the server was stopped before it had answered; ask again when it runs", 503)
 
     app.add_exception_handler(FullyconvError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_option)
+    app.add_exception_handler(HTTPException, _redirect)
     app.add_exception_handler(ClientDisconnect, _leave)
     return app
 
@@ -85,8 +97,18 @@ def _refuse(_: Request, fault: Exception) -> Response:
     """What is wrong with the request, or else with the model."""
     assert isinstance(fault, FullyconvError)
     theirs = fault.code.startswith(("SEG-D", "SEG-V"))
-    error = {"code": fault.code, "message": fault.message}
-    return JSONResponse({"error": error}, status_code=400 if theirs else 500)
+    return _refusal(fault.code, fault.message, 400 if theirs else 500)
+
+
+def _refusal(code: str, message: str, status: int) -> Response:
+    return JSONResponse({"error": {"code": code, "message": message}}, status_code=status)
+
+
+def _redirect(_: Request, fault: Exception) -> Response:
+    """What there is, for a path or a method that there is not."""
+    assert isinstance(fault, HTTPException)
+    told = f"{fault.detail}; there are GET /, GET /model, and POST /predict with the bytes of an image"
+    return _refusal("SEG-V003", told, fault.status_code)
 
 
 def _refuse_option(request: Request, _: Exception) -> Response:
@@ -118,7 +140,9 @@ def _decoded(body: bytes, channels: int) -> Shaped[Tensor, "c height width"]:
                 )
             return images.read_image(file, channels=channels)
         except FullyconvError as fault:
-            raise FullyconvError(fault.code, fault.message.replace(str(file), "the image")) from None
+            told = fault.message.replace(str(file), "the image")
+            form = "; send the file's bytes alone, as curl --data-binary does" if body.startswith(b"--") else ""
+            raise FullyconvError(fault.code, told + form) from None
 
 
 async def _body(request: Request) -> bytes:
