@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def upsample_argmax(
     batch, classes, cell_rows = scores.shape[:3]
     mask = torch.empty((batch, *size), dtype=label_dtype(classes))
     cells, layout, pixels = _array(scores, torch.float32), _layout(scores, size, grid), mask.numpy()
-    in_parallel(lambda first, last: labelling.argmax_slabs(first, last, cells, *layout, pixels), batch * cell_rows)
+    in_parallel(lambda first, last: labelling.argmax_slabs(first, last, cells, layout, pixels), batch * cell_rows)
     return mask
 
 
@@ -57,7 +57,7 @@ def upsample_confusion(
             begin, end = band * slabs, min(band * slabs + slabs, cell_rows)
             top, bottom = layout.starts[[begin, end]].tolist()
             mask = torch.empty((1, bottom - top, width), dtype=label)
-            labelling.argmax_slabs(begin, end, coarse[image : image + 1], *layout.from_row(top), mask.numpy())
+            labelling.argmax_slabs(begin, end, coarse[image : image + 1], layout.from_row(top), mask.numpy())
             parts.append(_counted(target[image, top:bottom], mask[0], classes, ignore_index))
 
     parts = [np.zeros((classes + 2, classes + 1), np.int64)]
@@ -204,25 +204,11 @@ def _slab_starts(rows: Taps, cell_rows: int) -> np.ndarray[Any, Any]:
     return np.searchsorted(rows.left, np.arange(cell_rows + 1)).astype(np.int64)
 
 
-class _Layout(NamedTuple):
-    """Where pixels lie between coarse scores: what `labelling.argmax_slabs` asks for between scores and mask."""
-
-    starts: np.ndarray[Any, Any]
-    row_shares: np.ndarray[Any, Any]
-    column_shares: np.ndarray[Any, Any]
-    pieces: np.ndarray[Any, Any]
-    left: np.ndarray[Any, Any]
-
-    def from_row(self, top: int) -> "_Layout":
-        """The same for a mask that begins at a later row of pixels."""
-        return self._replace(starts=self.starts - top, row_shares=self.row_shares[top:])
-
-
-def _layout(scores: Tensor, size: tuple[int, int], grid: Grid | None) -> _Layout:
+def _layout(scores: Tensor, size: tuple[int, int], grid: Grid | None) -> labelling.Layout:
     cell_rows, cell_columns = scores.shape[2:]
     rows, columns = taps(cell_rows, size[0], grid), taps(cell_columns, size[1], grid)
     into_cell = np.arange(len(columns.left)) - np.searchsorted(columns.left, columns.left)
-    return _Layout(
+    return labelling.Layout(
         starts=_slab_starts(rows, cell_rows),
         row_shares=np.pad(rows.weight.astype(np.float32), (0, ROWS)),
         column_shares=np.pad(columns.weight.astype(np.float32), (0, LANES)),

@@ -10,7 +10,7 @@ Measured on one thread at 1024 x 2048, against blocks of 64 columns whose classe
 smooth 2.5 ms for 5.3, noise 7.3 for 18.2; K = 150 smooth 7.1 for 13.3, noise 37.9 for 114.4.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,61 @@ ROUNDING = np.float32(1e-6)
 """What two interpolations may lose, as a share of the larger number: eight half units in the last place, rounded up."""
 
 
+class Layout(NamedTuple):
+    """Where pixels lie between coarse scores.
+
+    Args:
+        starts: The first pixel row of each slab, `(h + 1,)` int64.
+        row_shares: The share of the lower cell in each pixel row, and at least ROWS - 1 further numbers.
+        column_shares: The share of the right cell in each pixel column, and at least LANES - 1 further numbers.
+        pieces: Where the pixel columns are cut into pieces of at most LANES that all read one left cell, first 0 and
+            last W, int64.
+        left: The left cell of each pixel column, `(W,)` int64.
+    """
+
+    starts: Array
+    row_shares: Array
+    column_shares: Array
+    pieces: Array
+    left: Array
+
+    def from_row(self, top: int) -> "Layout":
+        """The same for a mask that begins at a later row of pixels."""
+        return self._replace(starts=self.starts - top, row_shares=self.row_shares[top:])
+
+
+class Slab(NamedTuple):
+    """The pixel rows `top` ... `top + rows - 1` of an image, which lie between its coarse rows `row` and `below`."""
+
+    image: int
+    row: int
+    below: int
+    top: int
+    rows: int
+
+
+class Space(NamedTuple):
+    """The memory that slabs are labelled in, one after another.
+
+    Args:
+        alive: `(K, w)` uint8, w rounded up to a multiple of 8; whether a class can win somewhere in the cell between
+            columns c and c + 1.
+        contenders: `(w, K + 1)` int32; the first of each row are the classes that can win in a cell, in rising order.
+        counts: `(w,)` int64; how many they are.
+        upper, lower: The two coarse rows at the pixels of a piece, one row per contender, `(K, LANES)`.
+        labels: At least `(rows + ROWS - 1, W + LANES - 1)`, uint8 or uint16; the edge is meaningless.
+    """
+
+    alive: Array
+    contenders: Array
+    counts: Array
+    upper: Array
+    lower: Array
+    labels: Array
+
+
 @compiled
-def find_contenders(scores: Array, image: int, row: int, below: int, alive: Array) -> bool:
+def find_contenders(scores: Array, slab: Slab, alive: Array) -> bool:
     """Fills `alive` with the classes that can win somewhere in each cell of a slab.
 
     A pixel is a mean of its cell's four corners. So a class whose largest corner is below another's smallest corner
@@ -31,8 +84,8 @@ def find_contenders(scores: Array, image: int, row: int, below: int, alive: Arra
 
     Args:
         scores: `(N, K, h, w)`.
-        image, row, below: The slab.
-        alive: `(K, w)` uint8, or wider; cell c lies between columns c and c + 1.
+        slab: Which one.
+        alive: As in `Space`.
 
     Returns:
         Whether the slab holds an infinity or NaN; then `alive` means nothing.
@@ -42,7 +95,7 @@ def find_contenders(scores: Array, image: int, row: int, below: int, alive: Arra
     doubt = np.zeros(columns, np.float32)
     for k in range(classes):
         for c in range(columns):
-            a, b = scores[image, k, row, c], scores[image, k, below, c]
+            a, b = scores[slab.image, k, slab.row, c], scores[slab.image, k, slab.below, c]
             corner[c] = a if a < b else b
             doubt[c] += (a - a) + (b - b)  # 0, or NaN for an infinity or NaN
         corner[columns] = corner[columns - 1]
@@ -54,7 +107,7 @@ def find_contenders(scores: Array, image: int, row: int, below: int, alive: Arra
             return True
     for k in range(classes):
         for c in range(columns):
-            a, b = scores[image, k, row, c], scores[image, k, below, c]
+            a, b = scores[slab.image, k, slab.row, c], scores[slab.image, k, slab.below, c]
             corner[c] = a if a > b else b
         corner[columns] = corner[columns - 1]
         for c in range(columns):
@@ -64,15 +117,10 @@ def find_contenders(scores: Array, image: int, row: int, below: int, alive: Arra
 
 
 @compiled
-def list_contenders(alive: Array, eights: Array, contenders: Array, counts: Array) -> None:
-    """Writes out which classes `find_contenders` has left in each cell.
-
-    Args:
-        alive: `(K, w)` uint8, w a multiple of 8.
-        eights: The same memory as uint64: most classes are out of most neighbourhoods, and skipped eight cells a time.
-        contenders: `(w, K + 1)` int32; the first of each row become the cell's classes, in rising order.
-        counts: `(w,)` int64; becomes how many they are.
-    """
+def list_contenders(space: Space) -> None:
+    """Writes out which classes `find_contenders` has left `alive` in each cell: fills `contenders` and `counts`."""
+    alive, contenders, counts = space.alive, space.contenders, space.counts
+    eights = alive.view(np.uint64)  # most classes are out of most neighbourhoods, and skipped eight cells a time
     counts.fill(0)
     for k in range(len(alive)):
         for eight in range(eights.shape[1]):
@@ -84,35 +132,20 @@ def list_contenders(alive: Array, eights: Array, contenders: Array, counts: Arra
 
 
 @compiled
-def label_slab(
-    scores: Array,
-    image: int,
-    row: int,
-    below: int,
-    rows: int,
-    contenders: Array,
-    counts: Array,
-    row_shares: Array,
-    column_shares: Array,
-    pieces: Array,
-    left: Array,
-    upper: Array,
-    lower: Array,
-    labels: Array,
-) -> None:
-    """Fills the first `rows` of `labels` where all scores are finite.
+def label_slab(scores: Array, slab: Slab, layout: Layout, space: Space) -> None:
+    """Fills the first rows of `space.labels` where all scores are finite, once the contenders are listed.
 
     Args:
         scores: `(N, K, h, w)`.
-        image, row, below, rows: The slab, and how many pixel rows it has.
-        contenders, counts: From `list_contenders`.
-        row_shares: Of the slab's pixel rows, and at least ROWS - 1 further numbers.
-        column_shares, pieces, left: As in `argmax_slabs`.
-        upper, lower: Scratch space, `(K, LANES)`.
-        labels: At least `(rows + ROWS - 1, W + LANES - 1)`, uint8 or uint16; the edge becomes meaningless.
+        slab: Which one.
+        layout: Of all slabs.
+        space: `upper` and `lower` are changed as well.
     """
+    image, row, below = slab.image, slab.row, slab.below
+    shares, pieces, left = layout.column_shares, layout.pieces, layout.left
+    contenders, counts, upper, lower, labels = space.contenders, space.counts, space.upper, space.lower, space.labels
     last_cell, last_piece = scores.shape[3] - 1, len(pieces) - 1
-    piece = 0
+    row_shares, piece = layout.row_shares[slab.top :], 0
     while piece < last_piece:
         start, cell = pieces[piece], left[pieces[piece]]
         classes, count = contenders[cell], counts[cell]
@@ -123,7 +156,7 @@ def label_slab(
                 if counts[cell] != 1 or contenders[cell, 0] != classes[0]:
                     break
                 piece += 1
-            for y in range(rows):
+            for y in range(slab.rows):
                 for column in range(start, pieces[piece]):
                     labels[y, column] = classes[0]
             continue
@@ -131,10 +164,10 @@ def label_slab(
         for k in range(count):
             source, x, into = np.uint32(classes[k]), np.uint64(start), np.uint64(k)
             near, far = scores[image, source, row, cell], scores[image, source, row, beside]
-            interpolate(upper, into, column_shares, x, near, far)
+            interpolate(upper, into, shares, x, near, far)
             near, far = scores[image, source, below, cell], scores[image, source, below, beside]
-            interpolate(lower, into, column_shares, x, near, far)
-        for y in range(0, rows, ROWS):
+            interpolate(lower, into, shares, x, near, far)
+        for y in range(0, slab.rows, ROWS):
             contest(upper, lower, row_shares, np.uint64(y), classes, np.uint64(count), labels, np.uint64(start))
 
 
@@ -145,19 +178,19 @@ def between(near: Any, far: Any, share: Any) -> Any:
 
 
 @compiled
-def label_slab_carefully(
-    scores: Array, image: int, row: int, below: int, row_shares: Array, column_shares: Array, left: Array, labels: Array
-) -> None:
-    """As `label_slab`, for scores of any kind and as many rows as shares: the first NaN wins."""
+def label_slab_carefully(scores: Array, slab: Slab, layout: Layout, labels: Array) -> None:
+    """As `label_slab`, for scores of any kind: the first NaN wins."""
+    image, row, below, left, shares = slab.image, slab.row, slab.below, layout.left, layout.column_shares
+    row_shares = layout.row_shares[slab.top :]
     classes, last_cell = scores.shape[1], scores.shape[3] - 1
     upper, lower = np.empty(classes, np.float32), np.empty(classes, np.float32)
     for x in range(len(left)):
         cell = left[x]
         beside = min(cell + 1, last_cell)
         for k in range(classes):
-            upper[k] = between(scores[image, k, row, cell], scores[image, k, row, beside], column_shares[x])
-            lower[k] = between(scores[image, k, below, cell], scores[image, k, below, beside], column_shares[x])
-        for y in range(len(row_shares)):
+            upper[k] = between(scores[image, k, row, cell], scores[image, k, row, beside], shares[x])
+            lower[k] = between(scores[image, k, below, cell], scores[image, k, below, beside], shares[x])
+        for y in range(slab.rows):
             best, winner = between(upper[0], lower[0], row_shares[y]), 0
             for k in range(1, classes):
                 score = between(upper[k], lower[k], row_shares[y])
@@ -167,67 +200,39 @@ def label_slab_carefully(
 
 
 @compiled_once
-def argmax_slabs(
-    first: int,
-    last: int,
-    scores: Array,
-    slab_starts: Array,
-    row_shares: Array,
-    column_shares: Array,
-    pieces: Array,
-    left: Array,
-    mask: Array,
-) -> None:
+def argmax_slabs(first: int, last: int, scores: Array, layout: Layout, mask: Array) -> None:
     """Fills slabs first ... last - 1 of the label map.
 
     Slab i lies below coarse row `i % h` of image `i // h`.
 
     Args:
         scores: `(N, K, h, w)`.
-        slab_starts: The first pixel row of each slab, `(h + 1,)` int64.
-        row_shares: The share of the lower cell in each pixel row, and at least ROWS - 1 zeros.
-        column_shares: The share of the right cell in each pixel column, and at least LANES - 1 zeros.
-        pieces: Where the pixel columns are cut into pieces of at most LANES that all read one left cell, first 0 and
-            last W, int64.
-        left: The left cell of each pixel column, `(W,)` int64.
+        layout: Of the slabs of one image.
         mask: `(N, H, W)` uint8 or uint16.
     """
     classes, cell_rows, cell_columns = scores.shape[1:]
-    padded = (cell_columns + 7) // 8 * 8
-    alive = np.zeros((classes, padded), np.uint8)
-    contenders, counts = np.empty((padded, classes + 1), np.int32), np.empty(padded, np.int64)
-    upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
-    width, tallest = mask.shape[2], 0
+    padded, width, tallest = (cell_columns + 7) // 8 * 8, mask.shape[2], 0
     for row in range(cell_rows):
-        tallest = max(tallest, slab_starts[row + 1] - slab_starts[row])
-    labels = np.empty((tallest + ROWS - 1, width + LANES - 1), mask.dtype)
-    for slab in range(first, last):
-        image, row = slab // cell_rows, slab % cell_rows
-        below = min(row + 1, cell_rows - 1)
-        top, rows = slab_starts[row], slab_starts[row + 1] - slab_starts[row]
-        if rows == 0:
+        tallest = max(tallest, layout.starts[row + 1] - layout.starts[row])
+    space = Space(
+        alive=np.zeros((classes, padded), np.uint8),
+        contenders=np.empty((padded, classes + 1), np.int32),
+        counts=np.empty(padded, np.int64),
+        upper=np.empty((classes, LANES), np.float32),
+        lower=np.empty((classes, LANES), np.float32),
+        labels=np.empty((tallest + ROWS - 1, width + LANES - 1), mask.dtype),
+    )
+    for index in range(first, last):
+        image, row = index // cell_rows, index % cell_rows
+        top, bottom = layout.starts[row], layout.starts[row + 1]
+        if top == bottom:
             continue
-        shares = row_shares[top:]
-        if find_contenders(scores, image, row, below, alive):
-            label_slab_carefully(scores, image, row, below, shares[:rows], column_shares, left, labels)
+        slab = Slab(image, row, below=min(row + 1, cell_rows - 1), top=top, rows=bottom - top)
+        if find_contenders(scores, slab, space.alive):
+            label_slab_carefully(scores, slab, layout, space.labels)
         else:
-            list_contenders(alive, alive.view(np.uint64), contenders, counts)
-            label_slab(
-                scores,
-                image,
-                row,
-                below,
-                rows,
-                contenders,
-                counts,
-                shares,
-                column_shares,
-                pieces,
-                left,
-                upper,
-                lower,
-                labels,
-            )
-        for y in range(rows):
+            list_contenders(space)
+            label_slab(scores, slab, layout, space)
+        for y in range(slab.rows):
             for x in range(width):
-                mask[image, top + y, x] = labels[y, x]
+                mask[image, top + y, x] = space.labels[y, x]
