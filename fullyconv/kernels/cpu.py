@@ -116,29 +116,23 @@ def pixel_losses(
 def _cross_entropy(
     scores: Tensor, target: Tensor, criterion: Criterion, grid: Grid | None, gradients: Tensor, pixel_losses: Tensor
 ) -> tuple[float, float]:
-    """The summed loss and the summed class weight; fills the last two arguments as `loops.cross_entropy_slabs` does."""
-    (batch, classes, cell_rows, cell_columns), (height, width) = scores.shape, target.shape[1:]
-    rows, columns = taps(cell_rows, height, grid), taps(cell_columns, width, grid)
-    slabs = batch * cell_rows
-    losses, masses, illegal = np.zeros(slabs), np.zeros(slabs), np.zeros(slabs, np.int64)
-    constants: tuple[Any, ...] = (
-        _array(scores, torch.float32),
-        _array(target, torch.int64),
-        _array(torch.ones(classes) if criterion.weight is None else criterion.weight, torch.float32),
-        criterion.ignore_index,
-        np.float32(criterion.label_smoothing),
-        *_geometry(rows, columns, cell_rows),
-        columns.weight.astype(np.float32),
-        gradients.numpy(),
-        pixel_losses.numpy(),
-        losses,
-        masses,
-        illegal,
+    """The summed loss and the summed class weight; fills the last two arguments as `loops.Results` says."""
+    batch, classes, cell_rows = scores.shape[:3]
+    slabs, weight = batch * cell_rows, torch.ones(classes) if criterion.weight is None else criterion.weight
+    cells, mask, weights = _array(scores, torch.float32), _array(target, torch.int64), _array(weight, torch.float32)
+    rules = loops.Criterion(weights, criterion.ignore_index, np.float32(criterion.label_smoothing))
+    layout = _block_layout(scores, (target.shape[1], target.shape[2]), grid)
+    results = loops.Results(
+        gradients=gradients.numpy(),
+        pixel_losses=pixel_losses.numpy(),
+        losses=np.zeros(slabs),
+        masses=np.zeros(slabs),
+        illegal=np.zeros(slabs, np.int64),
     )
-    in_parallel(lambda first, last: loops.cross_entropy_slabs(first, last, *constants), slabs)
-    if illegal.any():
+    in_parallel(lambda first, last: loops.cross_entropy_slabs(first, last, cells, mask, rules, layout, results), slabs)
+    if results.illegal.any():
         refuse_illegal(target, classes, criterion.ignore_index)
-    return float(losses.sum()), float(masses.sum())
+    return float(results.losses.sum()), float(results.masses.sum())
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -192,11 +186,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a child process inherits the pool without its threads
 
 
-def _geometry(rows: Taps, columns: Taps, cell_rows: int) -> tuple[np.ndarray[Any, Any], ...]:
-    """What the loss needs: slab starts, row shares, left and right cells, and the share to read of the right one."""
-    left, right = columns.left.astype(np.uint32), columns.right.astype(np.uint32)
-    shares = rows.weight.astype(np.float32), left, right, columns.read_share.astype(np.float32)
-    return _slab_starts(rows, cell_rows), *shares
+def _block_layout(scores: Tensor, size: tuple[int, int], grid: Grid | None) -> loops.Layout:
+    cell_rows, cell_columns = scores.shape[2:]
+    rows, columns = taps(cell_rows, size[0], grid), taps(cell_columns, size[1], grid)
+    return loops.Layout(
+        starts=_slab_starts(rows, cell_rows),
+        row_shares=rows.weight.astype(np.float32),
+        column_shares=columns.weight.astype(np.float32),
+        left=columns.left.astype(np.uint32),
+        right=columns.right.astype(np.uint32),
+        read_shares=columns.read_share.astype(np.float32),
+    )
 
 
 def _slab_starts(rows: Taps, cell_rows: int) -> np.ndarray[Any, Any]:

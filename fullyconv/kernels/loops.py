@@ -8,7 +8,7 @@ order on any number of threads and the result has the same bits.
 All arrays are C-contiguous; float32 unless a docstring says otherwise. `K` classes, `h x w` cells, `H x W` pixels.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -93,77 +93,152 @@ def logarithm(x: Any) -> Any:
     return series * f + _exponent(x) * LN_2 + (x - x)
 
 
+class Criterion(NamedTuple):
+    """Which pixels count, and how much.
+
+    Args:
+        weight: The weight of each class, `(K,)`.
+        ignore_index: The target value of pixels that do not count.
+        smoothing: Label smoothing in [0, 1], float32.
+    """
+
+    weight: Array
+    ignore_index: int
+    smoothing: Any
+
+
+class Layout(NamedTuple):
+    """Where pixels lie between coarse scores.
+
+    Args:
+        starts: The first pixel row of each slab, `(h + 1,)` int64.
+        row_shares, column_shares: The share of the lower and the right cell in each pixel row and column.
+        left, right: The cells that each pixel column reads, uint32.
+        read_shares: As `column_shares`, but a half where both cells are one: a pixel on a cell reads it twice, for an
+            infinite neighbour times zero would be NaN.
+    """
+
+    starts: Array
+    row_shares: Array
+    column_shares: Array
+    left: Array
+    right: Array
+    read_shares: Array
+
+
+class Results(NamedTuple):
+    """What the loops fill.
+
+    Args:
+        gradients: Zeros; becomes what each slab gives to its upper and lower coarse row, `(2, N, K, h, w)`; their sum
+            is the gradient. Without images, `(2, 0, K, h, w)`, no gradient is computed.
+        pixel_losses: Zeros; becomes the loss of each pixel, `(N, H, W)`. Without images, nobody asked for it.
+        losses, masses: Zeros; become the summed loss and class weight of each slab, float64.
+        illegal: Zeros; becomes the number of pixels of each slab that are neither a class nor ignored, int64.
+    """
+
+    gradients: Array
+    pixel_losses: Array
+    losses: Array
+    masses: Array
+    illegal: Array
+
+
+class Block(NamedTuple):
+    """The pixel columns `start` ... `stop - 1` of a slab, which lies between the coarse rows `row` and `below`."""
+
+    image: int
+    row: int
+    below: int
+    start: int
+    stop: int
+
+
+class Smoothing(NamedTuple):
+    """What label smoothing takes from a pixel's own class and gives to all.
+
+    Args:
+        keep: The share of the target that it leaves to the own class.
+        weight: The weight that it gives to each class, `(K,)`.
+        spread: Their sum.
+        wanted: Whether there is any.
+    """
+
+    keep: Any
+    weight: Array
+    spread: Any
+    wanted: bool
+
+
+class Rows(NamedTuple):
+    """The scores or gradients of a block's pixel columns in each of its two coarse rows, `(K, LANES)`."""
+
+    upper: Array
+    lower: Array
+
+
+class Pixels(NamedTuple):
+    """What a row of a block's pixels asks for, lane by lane.
+
+    Args:
+        own: The class of each, uint32; 0 where it does not count.
+        hot: The weight of that class.
+        total: The weight of the pixel.
+    """
+
+    own: Array
+    hot: Array
+    total: Array
+
+
 # The loops over classes stand inside the functions: slicing a class out of an array costs as much as 64 lanes of work.
 
 
 @compiled
-def expand(
-    scores: Array,
-    image: int,
-    row: int,
-    classes: Array,
-    left: Array,
-    right: Array,
-    share: Array,
-    start: int,
-    stop: int,
-    expanded: Array,
-) -> None:
-    """Fills the first rows of `expanded` `(K, LANES)` with a coarse row of some classes, read at a block's pixels.
-
-    Args:
-        scores: `(N, K, h, w)`.
-        image, row: Which coarse row.
-        classes: Which classes, one for each row of `expanded` that is filled.
-        left, right, share: The cells that each pixel column reads, and the share of the right one.
-        start, stop: The block's first pixel column and the one after its last; lanes beyond become zero.
-    """
-    for k in range(len(classes)):
+def expand(scores: Array, block: Block, layout: Layout, expanded: Rows) -> None:
+    """Fills `expanded` with the scores of the two coarse rows, read at a block's pixels; lanes beyond become zero."""
+    image, row, below, start, width = block.image, block.row, block.below, block.start, block.stop - block.start
+    upper, lower, left, right, share = expanded.upper, expanded.lower, layout.left, layout.right, layout.read_shares
+    for k in range(len(upper)):
         # Unsigned indices: signed ones would be tested for counting from the end, which takes as long as all the rest.
-        source = np.uint32(classes[k])
-        for lane in range(stop - start):
+        source = np.uint32(k)
+        for lane in range(width):
             x = np.uint32(start + lane)
             t = share[x]
             near, far = scores[image, source, row, left[x]], scores[image, source, row, right[x]]
-            expanded[k, lane] = near * (ONE - t) + far * t
-        for lane in range(stop - start, LANES):
-            expanded[k, lane] = ZERO
+            upper[k, lane] = near * (ONE - t) + far * t
+            near, far = scores[image, source, below, left[x]], scores[image, source, below, right[x]]
+            lower[k, lane] = near * (ONE - t) + far * t
+        for lane in range(width, LANES):
+            upper[k, lane] = lower[k, lane] = ZERO
 
 
 @compiled
-def blend(upper: Array, lower: Array, t: Any, blended: Array) -> None:
-    """Fills `blended` with the pixel row at share `t` of the way from `upper` to `lower`, all `(K, LANES)`."""
-    s = ONE - t
-    for k in range(len(blended)):
+def blend(scores: Rows, t: Any, logits: Array) -> None:
+    """Fills `logits` `(K, LANES)` with the pixel row at share `t` of the way from the upper row to the lower."""
+    upper, lower, s = scores.upper, scores.lower, ONE - t
+    for k in range(len(logits)):
         if t == ZERO:
             for lane in range(LANES):
-                blended[k, lane] = upper[k, lane]
+                logits[k, lane] = upper[k, lane]
         else:
             for lane in range(LANES):
-                blended[k, lane] = s * upper[k, lane] + t * lower[k, lane]
+                logits[k, lane] = s * upper[k, lane] + t * lower[k, lane]
 
 
 @compiled
-def read_target(
-    target: Array, ignore_index: int, weight: Array, keep: Any, spread: Any, classes: Array, hot: Array, total: Array
-) -> tuple[float, int, int]:
-    """What a row of target pixels asks for, lane by lane; changes the last three arguments.
-
-    Args:
-        target: Up to LANES int64 values.
-        weight: The weight of each class.
-        keep: The share of the target that label smoothing leaves to the pixel's own class.
-        spread: The weight that label smoothing gives to all classes together.
-        classes: Becomes the class of each lane, uint32; 0 for a lane that does not count.
-        hot: Becomes the weight of the lane's own class.
-        total: Becomes the weight of the lane.
+def read_target(target: Array, criterion: Criterion, smoothing: Smoothing, pixels: Pixels) -> tuple[float, int, int]:
+    """Fills `pixels` from up to LANES target values.
 
     Returns:
         The summed class weight, how many pixels count, and how many are neither a class nor ignored.
     """
+    weight, ignore_index = criterion.weight, criterion.ignore_index
+    keep, spread = smoothing.keep, smoothing.spread
+    own, hot, total = pixels.own, pixels.hot, pixels.total
     mass, counted, illegal = 0.0, 0, 0
     for lane in range(LANES):
-        classes[lane] = 0
+        own[lane] = 0
         hot[lane] = total[lane] = ZERO
     for lane in range(len(target)):
         value = target[lane]
@@ -172,7 +247,7 @@ def read_target(
         if value < 0 or value >= len(weight):
             illegal += 1
             continue
-        classes[lane] = value
+        own[lane] = value
         hot[lane] = keep * weight[value]
         total[lane] = hot[lane] + spread
         mass += weight[value]
@@ -181,67 +256,57 @@ def read_target(
 
 
 @compiled
-def softmax_loss(
-    logits: Array, classes: Array, hot: Array, total: Array, smooth: Array, smoothed: bool, loss: Array, scale: Array
-) -> None:
-    """Adds the loss of a row of pixels to `loss`, and turns `logits` into probabilities up to `scale`.
+def softmax_loss(logits: Array, pixels: Pixels, smoothing: Smoothing, loss: Array, scale: Array) -> None:
+    """Fills `loss` with the loss of a row of pixels, and turns `logits` into probabilities up to `scale`.
 
     Args:
         logits: `(K, LANES)`; becomes `total * softmax(logits) / scale`.
-        classes, hot, total: From `read_target`.
-        smooth: The weight that label smoothing gives to each class.
-        smoothed: Whether any of them is not zero.
-        loss: The loss of each lane so far.
+        pixels: From `read_target`.
+        smoothing: Of the target.
+        loss: Becomes the loss of each lane.
         scale: Becomes the factor of each lane.
     """
-    highest, own = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    own, hot, total = pixels.own, pixels.hot, pixels.total
+    smooth, smoothed = smoothing.weight, smoothing.wanted
+    highest, score = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for lane in range(LANES):
         highest[lane] = logits[0, lane]
     for k in range(1, len(logits)):
         for lane in range(LANES):
             highest[lane] = logits[k, lane] if logits[k, lane] > highest[lane] else highest[lane]
     for lane in range(LANES):
-        own[lane] = logits[classes[lane], lane] if hot[lane] > ZERO else highest[lane]
+        score[lane] = logits[own[lane], lane] if hot[lane] > ZERO else highest[lane]
+    for lane in range(LANES):
+        loss[lane] = scale[lane] = ZERO
     if smoothed:
         for k in range(len(logits)):
             for lane in range(LANES):
                 loss[lane] += (highest[lane] - logits[k, lane]) * smooth[k] if total[lane] > ZERO else ZERO
-    for lane in range(LANES):
-        scale[lane] = ZERO
     for k in range(len(logits)):
         for lane in range(LANES):
             power = exponential(logits[k, lane] - highest[lane])
             logits[k, lane] = power
             scale[lane] += power
     for lane in range(LANES):
-        value = total[lane] * logarithm(scale[lane]) + hot[lane] * (highest[lane] - own[lane])
+        value = total[lane] * logarithm(scale[lane]) + hot[lane] * (highest[lane] - score[lane])
         loss[lane] += value if total[lane] > ZERO else ZERO
         scale[lane] = total[lane] / scale[lane]
 
 
 @compiled
-def add_gradient(
-    powers: Array,
-    scale: Array,
-    t: Any,
-    classes: Array,
-    hot: Array,
-    total: Array,
-    smooth: Array,
-    smoothed: bool,
-    upper: Array,
-    lower: Array,
-) -> None:
-    """Adds a pixel row's gradient to those of the two expanded coarse rows, `upper` and `lower`, `(K, LANES)`."""
-    s = ONE - t
+def add_gradient(powers: Array, scale: Array, t: Any, pixels: Pixels, smoothing: Smoothing, gradients: Rows) -> None:
+    """Adds the gradient of the pixel row at share `t` to those of the two coarse rows; see `softmax_loss`."""
+    upper, lower, s = gradients.upper, gradients.lower, ONE - t
+    own, hot, total = pixels.own, pixels.hot, pixels.total
+    smooth, smoothed = smoothing.weight, smoothing.wanted
     for k in range(len(powers)):
         for lane in range(LANES):
             gradient = powers[k, lane] * scale[lane]
             upper[k, lane] += s * gradient
             lower[k, lane] += t * gradient
     for lane in range(LANES):
-        upper[classes[lane], lane] -= s * hot[lane]
-        lower[classes[lane], lane] -= t * hot[lane]
+        upper[own[lane], lane] -= s * hot[lane]
+        lower[own[lane], lane] -= t * hot[lane]
     if smoothed:
         for k in range(len(powers)):
             for lane in range(LANES):
@@ -251,26 +316,17 @@ def add_gradient(
 
 
 @compiled
-def collect(
-    upper: Array,
-    lower: Array,
-    left: Array,
-    share: Array,
-    start: int,
-    stop: int,
-    gradients: Array,
-    image: int,
-    row: int,
-    below: int,
-) -> None:
-    """Adds the gradients of a block's pixels, `(K, LANES)`, to those of the coarse rows `row` and `below`."""
+def collect(rows: Rows, block: Block, layout: Layout, gradients: Array) -> None:
+    """Adds the gradients of the two coarse rows at a block's pixels to those of their cells."""
+    upper, lower, left, share = rows.upper, rows.lower, layout.left, layout.column_shares
+    image, row, below, start, width = block.image, block.row, block.below, block.start, block.stop - block.start
     last = gradients.shape[4] - 1
     for k in range(len(upper)):
         lane = 0
-        while lane < stop - start:
+        while lane < width:
             cell = left[start + lane]
             upper_near, upper_far, lower_near, lower_far = ZERO, ZERO, ZERO, ZERO
-            while lane < stop - start and left[start + lane] == cell:
+            while lane < width and left[start + lane] == cell:
                 t = share[start + lane]
                 s = ONE - t
                 upper_near += s * upper[k, lane]
@@ -288,86 +344,55 @@ def collect(
 
 @compiled_once
 def cross_entropy_slabs(
-    first: int,
-    last: int,
-    scores: Array,
-    target: Array,
-    weight: Array,
-    ignore_index: int,
-    smoothing: Any,
-    slab_starts: Array,
-    row_shares: Array,
-    left: Array,
-    right: Array,
-    read_shares: Array,
-    column_shares: Array,
-    gradients: Array,
-    pixel_losses: Array,
-    losses: Array,
-    masses: Array,
-    illegal: Array,
+    first: int, last: int, scores: Array, target: Array, criterion: Criterion, layout: Layout, results: Results
 ) -> None:
-    """The summed loss and its gradient of slabs first ... last - 1.
+    """Fills the results of slabs first ... last - 1: the summed loss and its gradient.
 
     Slab i lies below coarse row `i % h` of image `i // h`.
 
     Args:
         scores: `(N, K, h, w)`.
         target: `(N, H, W)` int64.
-        weight: The weight of each class, `(K,)`.
-        smoothing: Label smoothing in [0, 1], float32.
-        slab_starts: The first pixel row of each slab, `(h + 1,)` int64.
-        row_shares, column_shares: The share of the lower and the right cell in each pixel row and column.
-        left, right: The cells that each pixel column reads, uint32.
-        read_shares: As `column_shares`, but a half where both cells are one: a pixel on a cell reads it twice, for an
-            infinite neighbour times zero would be NaN.
-        gradients: Zeros; becomes what each slab gives to its upper and lower coarse row, `(2, N, K, h, w)`; their sum
-            is the gradient. Without images, `(2, 0, K, h, w)`, no gradient is computed.
-        pixel_losses: Zeros; becomes the loss of each pixel, `(N, H, W)`. Without images, nobody asked for it.
-        losses, masses: Become the summed loss and class weight of each slab, float64.
-        illegal: Becomes the number of pixels of each slab that are neither a class nor ignored, int64.
+        criterion: Of all pixels.
+        layout: Of the slabs of one image.
+        results: Of all slabs.
     """
     classes, cell_rows = scores.shape[1:3]
-    width = target.shape[2]
-    wanted, kept, smoothed = gradients.shape[1] > 0, len(pixel_losses) > 0, smoothing > ZERO
-    smooth = weight * (smoothing / np.float32(classes))
-    spread, keep = smooth.sum(), ONE - smoothing
-    upper, lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
-    to_upper, to_lower = np.empty((classes, LANES), np.float32), np.empty((classes, LANES), np.float32)
-    logits = np.empty((classes, LANES), np.float32)
-    all_classes, own = np.arange(classes), np.empty(LANES, np.uint32)
-    hot, total = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    loss, scale = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    row_loss = np.empty(LANES, np.float32)
+    width, shape = target.shape[2], (classes, LANES)
+    gradients, pixel_losses, losses, masses, illegal = results
+    wanted, kept = gradients.shape[1] > 0, len(pixel_losses) > 0
+    smooth = criterion.weight * (criterion.smoothing / np.float32(classes))
+    smoothing = Smoothing(ONE - criterion.smoothing, smooth, spread=smooth.sum(), wanted=criterion.smoothing > ZERO)
+    expanded = Rows(np.empty(shape, np.float32), np.empty(shape, np.float32))
+    to_expanded = Rows(np.empty(shape, np.float32), np.empty(shape, np.float32))
+    pixels = Pixels(np.empty(LANES, np.uint32), hot=np.empty(LANES, np.float32), total=np.empty(LANES, np.float32))
+    logits, scale = np.empty(shape, np.float32), np.empty(LANES, np.float32)
+    loss, row_loss = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
     for slab in range(first, last):
         image, row = slab // cell_rows, slab % cell_rows
-        below = min(row + 1, cell_rows - 1)
         for start in range(0, width, LANES):
-            stop = min(start + LANES, width)
-            expand(scores, image, row, all_classes, left, right, read_shares, start, stop, upper)
-            expand(scores, image, below, all_classes, left, right, read_shares, start, stop, lower)
-            to_upper.fill(ZERO)
-            to_lower.fill(ZERO)
+            block = Block(image, row, min(row + 1, cell_rows - 1), start, stop=min(start + LANES, width))
+            expand(scores, block, layout, expanded)
+            to_expanded.upper.fill(ZERO)
+            to_expanded.lower.fill(ZERO)
             loss.fill(ZERO)
-            for y in range(slab_starts[row], slab_starts[row + 1]):
-                pixels = target[image, y, start:stop]
-                mass, counted, unknown = read_target(pixels, ignore_index, weight, keep, spread, own, hot, total)
+            for y in range(layout.starts[row], layout.starts[row + 1]):
+                mass, counted, unknown = read_target(target[image, y, start : block.stop], criterion, smoothing, pixels)
                 masses[slab] += mass
                 illegal[slab] += unknown
                 if counted == 0:
                     continue
-                t = row_shares[y]
-                blend(upper, lower, t, logits)
-                row_loss.fill(ZERO)
-                softmax_loss(logits, own, hot, total, smooth, smoothed, row_loss, scale)
+                t = layout.row_shares[y]
+                blend(expanded, t, logits)
+                softmax_loss(logits, pixels, smoothing, row_loss, scale)
                 for lane in range(LANES):
                     loss[lane] += row_loss[lane]
                 if kept:
-                    for x in range(start, stop):
+                    for x in range(start, block.stop):
                         pixel_losses[image, y, x] = row_loss[x - start]
                 if wanted:
-                    add_gradient(logits, scale, t, own, hot, total, smooth, smoothed, to_upper, to_lower)
+                    add_gradient(logits, scale, t, pixels, smoothing, to_expanded)
             for lane in range(LANES):
                 losses[slab] += loss[lane]
             if wanted:
-                collect(to_upper, to_lower, left, column_shares, start, stop, gradients, image, row, below)
+                collect(to_expanded, block, layout, gradients)
