@@ -9,7 +9,7 @@ Source: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks"
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,14 @@ KERNEL_TRANSFORM = (
 )
 
 ZERO, TWO, FOUR, FIVE, EIGHT = (np.float32(number) for number in (0, 2, 4, 5, 8))
+
+
+class Tiles(NamedTuple):
+    """The tiles that lie in a block: those from `start` on, of maps of `down` rows of `across` tiles each."""
+
+    start: int
+    down: int
+    across: int
 
 
 class WinogradConv(FusedConv):
@@ -62,188 +70,123 @@ class WinogradConv(FusedConv):
         result = torch.empty((len(image), channels, *sides), memory_format=torch.channels_last)
         source, target = (maps.permute(0, 2, 3, 1).numpy() for maps in (image, result))
         down, across = (-(-side // STEP) for side in sides)
-        tiles = len(image) * down * across
-        blocks = -(-tiles * SPAN**2 * max(bands, channels) // BUFFER)
-        bounds = np.linspace(0, tiles, blocks + 1).astype(int).tolist()
-        buffers = [torch.empty(SPAN**2 * -(-tiles // blocks) * width) for width in (bands, channels)]
+        count = len(image) * down * across
+        blocks = -(-count * SPAN**2 * max(bands, channels) // BUFFER)
+        bounds = np.linspace(0, count, blocks + 1).astype(int).tolist()
+        buffers = [torch.empty(SPAN**2 * -(-count // blocks) * width) for width in (bands, channels)]
         for start, stop in pairwise(bounds):
             spread, products = (
                 buffer[: SPAN**2 * (stop - start) * width].view(SPAN**2, stop - start, width)
                 for buffer, width in zip(buffers, (bands, channels), strict=True)
             )
-            self._spread(source, start, (down, across), spread.numpy())
+            tiles = Tiles(start, down, across)
+            self._spread(source, tiles, spread.view(SPAN, SPAN, -1, bands).numpy())
             torch.bmm(spread, self.weight, out=products)
-            self._collect(products.numpy(), start, (down, across), target)
+            self._collect(products.view(SPAN, SPAN, -1, channels).numpy(), tiles, target)
         return result
 
-    def _spread(self, source: Array, start: int, tiles: Pair, spread: Array) -> None:
+    def _spread(self, source: Array, tiles: Tiles, spread: Array) -> None:
         def work(first: int, last: int) -> None:
-            _spread_tiles(source, *self.padding, *tiles, start, first, last, _room(SPAN), _room(SPAN), spread)
+            _spread_tiles(first, last, source, self.padding, tiles, spread)
 
-        in_parallel(work, spread.shape[1])
+        in_parallel(work, spread.shape[2])
 
-    def _collect(self, products: Array, start: int, tiles: Pair, target: Array) -> None:
+    def _collect(self, products: Array, tiles: Tiles, target: Array) -> None:
         def work(first: int, last: int) -> None:
-            _collect_tiles(
-                products, self.bias, self.least, *tiles, start, first, last, _room(STEP), _room(STEP), target
-            )
+            _collect_tiles(first, last, products, tiles, self.bias, self.least, target)
 
-        in_parallel(work, products.shape[1])
-
-
-def _room(rows: int) -> Array:
-    return np.empty((rows, SPAN, LANES), np.float32)
+        in_parallel(work, products.shape[2])
 
 
 @compiled
-def _six(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
-    """Six cells in a row, transformed."""
+def _spread_column(cells: Array, j: int, lane: int, result: Array, tile: int, channel: int) -> None:
+    """Transforms column j of `cells` `(6, 6, 1, LANES)` into row j of `result` `(6, 6, T, C)`, for one channel.
+
+    As columns become rows, a tile that is transformed twice is transformed both ways, and lies as it did.
+    """
+    a, b, c = cells[0, j, 0, lane], cells[1, j, 0, lane], cells[2, j, 0, lane]
+    d, e, f = cells[3, j, 0, lane], cells[4, j, 0, lane], cells[5, j, 0, lane]
     even, odd, near, far = e - FOUR * c, d - FOUR * b, e - c, TWO * (d - b)
-    return FOUR * a - FIVE * c + e, even + odd, even - odd, near + far, near - far, FOUR * b - FIVE * d + f
+    result[j, 0, tile, channel] = FOUR * a - FIVE * c + e
+    result[j, 1, tile, channel] = even + odd
+    result[j, 2, tile, channel] = even - odd
+    result[j, 3, tile, channel] = near + far
+    result[j, 4, tile, channel] = near - far
+    result[j, 5, tile, channel] = FOUR * b - FIVE * d + f
 
 
 @compiled
-def _four(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any) -> Any:
-    """The four cells in a row of the result, from six products."""
+def _collect_column(products: Array, j: int, tile: int, channel: int, cells: Array, lane: int) -> None:
+    """As `_spread_column`, back: from six `products` `(6, 6, T, C)` the first four of a row of `cells`."""
+    a, b, c = products[0, j, tile, channel], products[1, j, tile, channel], products[2, j, tile, channel]
+    d, e, f = products[3, j, tile, channel], products[4, j, tile, channel], products[5, j, tile, channel]
     near, across, far, over = b + c, b - c, d + e, d - e
-    return a + near + far, across + TWO * over, near + FOUR * far, across + EIGHT * over + f
+    cells[j, 0, 0, lane] = a + near + far
+    cells[j, 1, 0, lane] = across + TWO * over
+    cells[j, 2, 0, lane] = near + FOUR * far
+    cells[j, 3, 0, lane] = across + EIGHT * over + f
 
 
 @compiled_once
-def _spread_tiles(
-    image: Array,
-    above: int,
-    left: int,
-    down: int,
-    across: int,
-    start: int,
-    first: int,
-    last: int,
-    cells: Array,
-    half: Array,
-    spread: Array,
-) -> None:
-    """Fills `spread` `(36, T, C)` with the transforms of some tiles of maps `(N, H, W, C)`.
+def _spread_tiles(first: int, last: int, image: Array, padding: Pair, tiles: Tiles, spread: Array) -> None:
+    """Fills `spread` with the transforms of tiles first ... last - 1.
 
     Args:
-        image: The maps.
-        above: Rows of padding.
-        left: Columns of padding.
-        down: Tiles of a map.
-        across: Tiles of a row of them.
-        start: The tile that comes first in `spread`.
-        first: The tile to begin with, counted from there.
-        last: The tile to end before.
-        cells: Scratch.
-        half: Scratch.
-        spread: Is changed.
+        image: The maps, `(N, H, W, C)`.
+        padding: Rows and columns of zeros around each.
+        tiles: Those of the block.
+        spread: The block, `(6, 6, T, C)`.
     """
     height, width, channels = image.shape[1:]
+    cells, half = np.empty((SPAN, SPAN, 1, LANES), np.float32), np.empty((SPAN, SPAN, 1, LANES), np.float32)
     for tile in range(first, last):
-        number, place = divmod(start + tile, down * across)
-        top, side = STEP * (place // across) - above, STEP * (place % across) - left
+        number, place = divmod(tiles.start + tile, tiles.down * tiles.across)
+        top, side = STEP * (place // tiles.across) - padding[0], STEP * (place % tiles.across) - padding[1]
         for band in range(0, channels, LANES):
             for i in range(SPAN):
                 for j in range(SPAN):
                     y, x = top + i, side + j
                     if 0 <= y < height and 0 <= x < width:
                         for lane in range(LANES):
-                            cells[i, j, lane] = image[number, y, x, band + lane]
+                            cells[i, j, 0, lane] = image[number, y, x, band + lane]
                     else:
                         for lane in range(LANES):
-                            cells[i, j, lane] = ZERO
+                            cells[i, j, 0, lane] = ZERO
             for j in range(SPAN):
                 for lane in range(LANES):
-                    (
-                        half[0, j, lane],
-                        half[1, j, lane],
-                        half[2, j, lane],
-                        half[3, j, lane],
-                        half[4, j, lane],
-                        half[5, j, lane],
-                    ) = _six(
-                        cells[0, j, lane],
-                        cells[1, j, lane],
-                        cells[2, j, lane],
-                        cells[3, j, lane],
-                        cells[4, j, lane],
-                        cells[5, j, lane],
-                    )
-            for i in range(SPAN):
+                    _spread_column(cells, j, lane, half, 0, lane)
+            for j in range(SPAN):
                 for lane in range(LANES):
-                    (
-                        spread[SPAN * i, tile, band + lane],
-                        spread[SPAN * i + 1, tile, band + lane],
-                        spread[SPAN * i + 2, tile, band + lane],
-                        spread[SPAN * i + 3, tile, band + lane],
-                        spread[SPAN * i + 4, tile, band + lane],
-                        spread[SPAN * i + 5, tile, band + lane],
-                    ) = _six(
-                        half[i, 0, lane],
-                        half[i, 1, lane],
-                        half[i, 2, lane],
-                        half[i, 3, lane],
-                        half[i, 4, lane],
-                        half[i, 5, lane],
-                    )
+                    _spread_column(half, j, lane, spread, tile, band + lane)
 
 
 @compiled_once
 def _collect_tiles(
-    products: Array,
-    bias: Array,
-    least: Any,
-    down: int,
-    across: int,
-    start: int,
-    first: int,
-    last: int,
-    half: Array,
-    cells: Array,
-    result: Array,
+    first: int, last: int, products: Array, tiles: Tiles, bias: Array, least: Any, result: Array
 ) -> None:
-    """Fills some tiles of the result `(N, H, W, C)` from their products `(36, T, C)`; arguments as above.
+    """Fills tiles first ... last - 1 of the result from their products.
 
     Args:
-        products: Of the tiles.
+        products: The block, `(6, 6, T, C)`.
+        tiles: Those of the block.
         bias: Of each channel, added.
         least: What smaller values are raised to.
-        down: Tiles of a map.
-        across: Tiles of a row of them.
-        start: The tile that comes first in `products`.
-        first: The tile to begin with, counted from there.
-        last: The tile to end before.
-        half: Scratch.
-        cells: Scratch.
-        result: Is changed.
+        result: The maps, `(N, H, W, C)`.
     """
     height, width, channels = result.shape[1:]
+    half, cells = np.empty((SPAN, SPAN, 1, LANES), np.float32), np.empty((STEP, SPAN, 1, LANES), np.float32)
     for tile in range(first, last):
-        number, place = divmod(start + tile, down * across)
-        top, side = STEP * (place // across), STEP * (place % across)
+        number, place = divmod(tiles.start + tile, tiles.down * tiles.across)
+        top, side = STEP * (place // tiles.across), STEP * (place % tiles.across)
         for band in range(0, channels, LANES):
             for j in range(SPAN):
                 for lane in range(LANES):
-                    half[0, j, lane], half[1, j, lane], half[2, j, lane], half[3, j, lane] = _four(
-                        products[j, tile, band + lane],
-                        products[SPAN + j, tile, band + lane],
-                        products[2 * SPAN + j, tile, band + lane],
-                        products[3 * SPAN + j, tile, band + lane],
-                        products[4 * SPAN + j, tile, band + lane],
-                        products[5 * SPAN + j, tile, band + lane],
-                    )
-            for i in range(STEP):
+                    _collect_column(products, j, tile, band + lane, half, lane)
+            for j in range(STEP):
                 for lane in range(LANES):
-                    cells[i, 0, lane], cells[i, 1, lane], cells[i, 2, lane], cells[i, 3, lane] = _four(
-                        half[i, 0, lane],
-                        half[i, 1, lane],
-                        half[i, 2, lane],
-                        half[i, 3, lane],
-                        half[i, 4, lane],
-                        half[i, 5, lane],
-                    )
+                    _collect_column(half, j, 0, lane, cells, lane)
             for i in range(min(STEP, height - top)):
                 for j in range(min(STEP, width - side)):
                     for lane in range(LANES):
-                        value = cells[i, j, lane] + bias[band + lane]
+                        value = cells[i, j, 0, lane] + bias[band + lane]
                         result[number, top + i, side + j, band + lane] = least if value < least else value
