@@ -33,9 +33,10 @@ CONVENTIONS: dict[str, str] = {
     "mmsegmentation": "mmsegmentation and Hugging Face evaluate: the paper's.",
     "torchmetrics_jaccard": "torchmetrics JaccardIndex and scikit-learn (macro): the paper's.",
     "detectron2": "detectron2 and Ultralytics: only classes that occur in the truth.",
-    "paddleseg": "PaddleSeg, and segmentation-models-pytorch 'macro': a class in neither counts 1.",
+    "smp_macro": "segmentation-models-pytorch 'macro': a class in neither counts 1.",
     "smp_micro": "segmentation-models-pytorch 'micro' and torchgeo: all classes pooled, so large classes decide.",
     "torchvision": "torchvision's reference script: the plain mean, not a number as soon as one class is in neither.",
+    "paddleseg": "PaddleSeg: a class in neither counts 0.",
     "segnet": "SegNet's CamVid script: a class in neither counts 0.",
     "torchmetrics_mean_iou": "torchmetrics segmentation.MeanIoU: the mean over pairs of an image and a class in it.",
 }
@@ -142,9 +143,10 @@ def conventions(confusion: Int64[Tensor, "k k"], per_image: Int64[Tensor, "n 3 k
         "mmsegmentation": paper,
         "torchmetrics_jaccard": paper,
         "detectron2": mean_iou(confusion, absent="target"),
-        "paddleseg": mean_iou(confusion, absent="one"),
+        "smp_macro": mean_iou(confusion, absent="one"),
         "smp_micro": float(iou_of_counts(class_counts(confusion).sum(1, keepdim=True))),
         "torchvision": mean_iou(confusion, absent="nan"),
+        "paddleseg": mean_iou(confusion, absent="zero"),
         "segnet": mean_iou(confusion, absent="zero"),
     }
     if per_image is not None:
