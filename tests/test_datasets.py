@@ -234,6 +234,14 @@ def test_manifest_csv(tmp_path: Path) -> None:
     assert dataset.labels.names == ("ground", "road", "car")
 
 
+def test_a_class_of_two_names_in_a_list_is_told(tmp_path: Path) -> None:
+    save_pairs(tmp_path, "images/{}.jpg", "masks/{}.png", "abc")
+    (tmp_path / "classes.txt").write_text("road\nsky\nroad\n")
+    dataset = open_dataset(tmp_path)
+    assert dataset.labels.names == ("road", "sky")
+    assert "named more than once, so one class: road" in dataset.notes
+
+
 def test_manifest_lists_further_pictures(tmp_path: Path) -> None:
     save_pairs(tmp_path, "{}.jpg", "{}.png", "ab")
     (tmp_path / "csv.csv").write_text("image,mask,split,more\na.jpg,a.png,train,d/a.png; h/a.png\n")

@@ -408,7 +408,10 @@ def _build(
         table.append((ignore_index, ignore_index))
     color_of = {entry.name: entry.color or voc_color(index_of[entry.name]) for entry in reversed(kept)}
     labels = LabelSet(tuple(index_of), tuple(color_of[name] for name in index_of), tuple(table))
-    return labels, (f"ignored by its name: {', '.join(ignored)}",) if ignored else ()
+    shared = [name for name, times in Counter(entry.name for entry in kept).items() if times > 1]
+    notes = [f"ignored by its name: {', '.join(ignored)}"] if ignored else []
+    notes += [f"named more than once, so one class: {shortened(shared)}"] if shared else []
+    return labels, tuple(notes)
 
 
 def _is_ignored(entry: Entry) -> bool:
