@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -186,6 +187,23 @@ def test_a_budget_that_is_no_time_is_told_before_anything_is_written(data: Path,
 def test_an_args_file_of_another_kind_is_no_staged_run(tmp_path: Path, text: str):
     (tmp_path / "args.yaml").write_text(text)
     assert staged_options(tmp_path) is None
+
+
+def test_a_staged_run_goes_on_with_what_it_was_begun_with_even_before_its_first_plan(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    settings = {"batch": 2, "crop": (32, 32), "workers": 0, "precision": "fp32", "report": False}
+    with monkeypatch.context() as patch:
+        patch.setattr("fullyconv.training.run._Run.carry_out", Mock(side_effect=SystemExit))
+        with pytest.raises(SystemExit):
+            train(
+                data, model="fcn16s-test_resnet", staged=True, steps=2, out=tmp_path / "run",
+                also=[f"other={data}"], **settings,
+            )  # fmt: skip
+    assert not list((tmp_path / "run").glob("*/plan.json"))
+    train(data, out=tmp_path / "run", resume=True, workers=0)
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert len(config["heads"]) == 2
 
 
 def test_stages_whose_time_is_over_before_they_begin_have_a_step(data: Path, tmp_path: Path):

@@ -172,6 +172,32 @@ def test_a_fault_on_resume_takes_nothing_away(data, tmp_path, monkeypatch):
     assert checkpoints.files(tmp_path / "run" / "checkpoints")
 
 
+def test_a_fault_takes_nothing_from_a_run_without_checkpoints(data, tmp_path, monkeypatch, capfd):
+    with pytest.raises(KeyboardInterrupt):
+        end_at_once(monkeypatch, InterruptedTrainingError, data, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "model").mkdir()
+    with pytest.raises(LookupError):
+        end_at_once(monkeypatch, LookupError, data, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model").exists()
+    assert "no checkpoint of the run is left, so it begins again" in capfd.readouterr().err
+
+
+def test_another_optimizer_wants_a_rate_of_its_own(data, tmp_path):
+    with pytest.raises(FullyconvError, match=r"SEG-T012.*--recipe heavy .* sgd, 1e-10.*--lr"):
+        train(data, model=TINY, out=tmp_path / "run", recipe="heavy", optimizer="adamw", steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_score_that_is_no_number_is_written_as_json_can(tmp_path):
+    run = TrainingRun(tmp_path, {"mean_iou": math.nan}, epochs=1.0, steps=1, images_per_second=2.0, minutes=9.0)
+    run.write()
+    assert json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)["best"] == {"mean_iou": None}
+    read = TrainingRun.read(tmp_path)
+    assert read is not None
+    assert math.isnan(read.best["mean_iou"])
+
+
 def test_a_run_that_goes_on_before_its_first_step_says_so(data, tmp_path, monkeypatch, capfd):
     told = []
     for resume in (False, True):

@@ -98,8 +98,11 @@ def begun_with(out: str | Path | None, option: str) -> Any:
     Raises:
         FullyconvError: SEG-T002 if its plan cannot be read.
     """
-    plans = [] if out is None else [*Path(out).glob("plan.json"), *Path(out).glob("*/plan.json")]
-    return getattr(_plan_in(plans[0]), option) if plans else None
+    if out is None:
+        return None
+    plans = [*Path(out).glob("plan.json"), *Path(out).glob("*/plan.json")]
+    # A staged run may have been stopped before its first stage had a plan.
+    return getattr(_plan_in(plans[0]), option) if plans else (staged_options(Path(out)) or {}).get(option)
 
 
 def saved_plan(folder: Path, dataset: Dataset, fingerprint: Mapping[str, Any]) -> Plan:

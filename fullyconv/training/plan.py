@@ -158,6 +158,21 @@ def refuse_idle_tuning(options: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_rate_of_another_optimizer(base: Recipe, options: Mapping[str, Any]) -> None:
+    """Do nothing if the learning rate, of those options of `train` or of their recipe, is for the optimiser.
+
+    Raises:
+        FullyconvError: SEG-T012 if it is not.
+    """
+    optimizer = options["optimizer"]
+    if options["lr"] is None and optimizer not in (None, base.optimizer):
+        raise FullyconvError(
+            "SEG-T012",
+            f"--recipe {options['recipe']} has a learning rate for {base.optimizer}, {base.learning_rate:g}, at which "
+            f"--optimizer {optimizer} would learn nothing or too much; give its --lr as well",
+        )
+
+
 def refuse_rebuilding(options: Mapping[str, Any]) -> None:
     """Do nothing if those options of `train` do not ask for another build of a network that is there already.
 

@@ -1,6 +1,7 @@
 """What a run comes to, and the file that keeps it."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -49,7 +50,8 @@ class TrainingRun:
 
     def write(self) -> None:
         """Writes result.json into the run folder, the last file of a run: where it stands, the run is over."""
-        write_json(self.run / FILE, self.to_json())
+        known = {name: None if math.isnan(score) else score for name, score in self.best.items()}
+        write_json(self.run / FILE, {**self.to_json(), "best": known})
 
     @classmethod
     def read(cls, folder: Path) -> "TrainingRun | None":
@@ -57,4 +59,6 @@ class TrainingRun:
         file = folder / FILE
         if not file.is_file():
             return None
-        return cls(**{**json.loads(file.read_text(encoding="utf-8")), "run": folder})
+        values = json.loads(file.read_text(encoding="utf-8"))
+        best = {name: math.nan if score is None else score for name, score in values["best"].items()}
+        return cls(**{**values, "run": folder, "best": best})

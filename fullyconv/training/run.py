@@ -52,6 +52,7 @@ from fullyconv.training.plan import (
     reduction_of,
     refuse_idle_tuning,
     refuse_large,
+    refuse_rate_of_another_optimizer,
     refuse_rebuilding,
     seconds_of,
     stage_of,
@@ -237,6 +238,7 @@ def _new_plan(
     name = _name(model)
     stage = stage_of(name, options["pretrained"])
     base = recipe_for(options["recipe"], name.rpartition("-")[2], stage=stage, layout=dataset.layout)
+    refuse_rate_of_another_optimizer(base, options)
     given = {name: options[name] for name in RECIPE_OPTIONS}
     given["learning_rate"] = options["lr"]
     bands = model.bands if isinstance(model, Segmenter) else bands_of(pairs, options["channels"])
@@ -313,7 +315,9 @@ class _Run:
             if goes_on:
                 loop.restore()
                 start = f"resumed at step {loop.state.step} by its own plan; other options given now do not count"
-            with self._watched(loop, goes_on=goes_on):
+            elif resume:
+                start = f"no checkpoint of the run is left, so it begins again; {start}"
+            with self._watched(loop, resume=resume):
                 if not goes_on and accelerator.is_main_process:
                     loop.checkpoint()  # first: what has a plan can go on, and a given model's weights are nowhere else
                     open_run(self.folder, plan, self.options)
@@ -395,7 +399,7 @@ class _Run:
         return Feed(open_at, plan.parts, recipe.growth)
 
     @contextmanager
-    def _watched(self, loop: "Loop", *, goes_on: bool) -> Iterator[None]:
+    def _watched(self, loop: "Loop", *, resume: bool) -> Iterator[None]:
         """Where the run is stopped, says how it goes on; where a new one fails before its first step, removes it."""
         from fullyconv.training.loop import InterruptedTrainingError
 
@@ -406,7 +410,7 @@ class _Run:
             saved = "saved" if isinstance(stopped, InterruptedTrainingError) else "saved up to the last checkpoint"
             raise KeyboardInterrupt(f"stopped at step {loop.state.step}, {saved}; go on with: {again}") from None
         except Exception as fault:
-            kept = goes_on or loop.state.step > 0
+            kept = resume or loop.state.step > 0
             if not kept and loop.accelerator.is_main_process:  # so that --out is free for another try
                 for tracker in loop.accelerator.trackers:
                     tracker.finish()
