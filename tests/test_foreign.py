@@ -18,6 +18,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD
 from fullyconv.models import create
 
+LRASPP = "torchvision:lraspp_mobilenet_v3_large"
 NAMES = "ground\nsquare\ncircle\n"
 
 
@@ -39,7 +40,7 @@ def test_torchvisions_network_gives_its_logits(classes: Path, tmp_path: Path) ->
         weights=None, weights_backbone=None, num_classes=3
     )
     torch.save({"model": theirs.state_dict(), "epoch": 3}, tmp_path / "theirs.pth")
-    words = ["import", str(tmp_path / "theirs.pth"), "--as", "torchvision:lraspp_mobilenet_v3_large"]
+    words = ["import", str(tmp_path / "theirs.pth"), "--as", LRASPP]
     assert main([*words, "--classes", str(classes), "--out", str(tmp_path / "model")]) == 0
     segmenter = fullyconv.load(tmp_path / "model")
     image = torch.rand(1, 3, 64, 96)
@@ -125,6 +126,27 @@ def test_kernels_that_are_not_ours_cannot_be_kept(name: str, tmp_path: Path) -> 
         fullyconv.import_weights(tmp_path, as_=name, out=tmp_path / "model", upscore="all")
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"pretrained": True}, "--pretrained hub"),
+        ({"upscore": "learned"}, "--upscore"),
+        ({"dropout": 0.5}, "--dropout"),
+        ({"alignment": "centred"}, "--alignment"),
+        ({"geometry": "caffe"}, "--geometry"),
+        ({"log_bands": [2]}, "log_bands"),
+    ],
+)
+def test_options_that_another_toolkit_has_not_are_refused(options: dict[str, object], named: str) -> None:
+    with pytest.raises(FullyconvError, match=rf"SEG-T012 .*built by its toolkit, .* and {named} is for .*; leave it"):
+        create(LRASPP, 3, **options)
+
+
+def test_measured_statistics_reach_another_toolkits_network() -> None:
+    model = create(LRASPP, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert torch.cat((model.mean, model.std)).flatten().tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
 def test_what_is_no_segformer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small("segformer").save_pretrained(tmp_path / "theirs")
     options = {"out": tmp_path / "model"}
@@ -160,7 +182,7 @@ def test_what_is_no_segformer_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (["--as", "torchvision:lraspp"], "SEG-M001  torchvision has no segmentation network 'lraspp'; the nearest are"),
         (["--as", "torchvision:fcn_resnet50"], "SEG-M023"),
-        (["--as", "torchvision:lraspp_mobilenet_v3_large"], "SEG-M006"),
+        (["--as", LRASPP], "SEG-M006"),
     ],
 )
 def test_files_of_other_networks_are_refused(words, code, classes: Path, tmp_path: Path, capsys) -> None:

@@ -29,7 +29,7 @@ from fullyconv.models.classifiers import (
     renamed,
 )
 from fullyconv.models.fcn import FCN, Alignment, Upscore, Upscoring, zero_score_layer
-from fullyconv.models.foreign import foreign, is_foreign
+from fullyconv.models.foreign import foreign, is_foreign, refuse_what_is_ours
 from fullyconv.models.streams import LateFusion
 from fullyconv.models.transformers import DenseTransformer
 from fullyconv.models.weights import Weights, read_weights
@@ -110,7 +110,7 @@ def create(
 
     Raises:
         FullyconvError: SEG-M001 for an unknown name; SEG-M002, SEG-M003 for a trunk that does not fit; SEG-M041 for
-            streams that are not of all bands.
+            streams that are not of all bands; SEG-T012 for an option that a network of another toolkit has not.
     """
     if streams is not None:
         tower = partial(
@@ -125,7 +125,16 @@ def create(
         )
         return _late_fusion(tower, streams, channels, mean, std, log_bands)
     if is_foreign(name):
-        return foreign(name, num_classes, channels=channels, config=config)
+        ours = {
+            "--pretrained hub": pretrained,
+            "--upscore": upscore != "fixed",
+            "--dropout": dropout > 0,
+            "--alignment": alignment != "grid",
+            "--geometry": geometry != "same",
+            "log_bands": len(log_bands) > 0,
+        }
+        refuse_what_is_ours(name, [option for option, asked in ours.items() if asked])
+        return foreign(name, num_classes, channels=channels, mean=mean, std=std, config=config)
     stride, at_once, trunk_name = _parts(name)
     settings: dict[str, Any] = {
         "channels": channels,

@@ -77,7 +77,29 @@ def is_foreign(name: str) -> bool:
     return toolkit in TOOLKITS and bool(rest)
 
 
-def foreign(name: str, num_classes: int, *, channels: int = 3, config: Mapping[str, Any] | None = None) -> ForeignNet:
+def refuse_what_is_ours(name: str, asked: Sequence[str]) -> None:
+    """Do nothing if of a network of another toolkit no option is asked that it has not.
+
+    Raises:
+        FullyconvError: SEG-T012 if one is.
+    """
+    if asked:
+        raise FullyconvError(
+            "SEG-T012",
+            f"{name} is built by its toolkit, with weights at random or of --pretrained FILE, and {asked[0]} is for "
+            "networks that are built here; leave it out, or choose one, such as fcn8s-resnet18",
+        )
+
+
+def foreign(
+    name: str,
+    num_classes: int,
+    *,
+    channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> ForeignNet:
     """A segmentation network of another toolkit, with random weights.
 
     Args:
@@ -85,6 +107,8 @@ def foreign(name: str, num_classes: int, *, channels: int = 3, config: Mapping[s
             segmentation-models-pytorch, or `hf:segformer` and `hf:upernet` of transformers.
         num_classes: Its classes.
         channels: Bands of the image.
+        mean: Of each band, in [0, 1]; ImageNet's for RGB, 0.5 for other bands if left out.
+        std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
         config: Of a network of transformers: what differs from its default configuration.
 
     Raises:
@@ -99,8 +123,8 @@ def foreign(name: str, num_classes: int, *, channels: int = 3, config: Mapping[s
     else:
         network, stride = _of_transformers(rest, num_classes, channels, config or {})
     rgb = channels == 3
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if rgb else ((0.5,) * channels, (0.25,) * channels)
-    return ForeignNet(network, num_classes, mean=mean, std=std, stride=stride)
+    usual = (IMAGENET_MEAN, IMAGENET_STD) if rgb else ((0.5,) * channels, (0.25,) * channels)
+    return ForeignNet(network, num_classes, mean=mean or usual[0], std=std or usual[1], stride=stride)
 
 
 def _of_torchvision(name: str, num_classes: int) -> nn.Module:
