@@ -107,7 +107,7 @@ FAULTS: dict[str, Fault] = {
     "SEG-D011": Fault(
         "The file does not hold what is needed",
         "The picture has another number of channels, or numbers outside the range that its kind allows.",
-        "Convert the file, or ask for the channels that it has.",
+        "Convert the file, or use a model that reads the channels that it has.",
     ),
     "SEG-D012": Fault(
         "Masks of 0 and 255 are read as class indices",
@@ -416,7 +416,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-P009": Fault(
         "Some of the images could not be read",
-        "One damaged file does not keep the others from being predicted; the reason stands above, one line a file.",
+        "One damaged file does not keep the others from being predicted; the reasons stand above, of the first five.",
         "Mend the files, or move them away, and predict them alone.",
     ),
     "SEG-P020": Fault(

@@ -119,7 +119,7 @@ def as_tensor(image: Picture, *, channels: int | None) -> Shaped[Tensor, "c h w"
         )
     if channels is not None and len(bands) != channels:
         bands = _with_channels(bands, channels, given)
-    return _unit_interval(torch.from_numpy(np.ascontiguousarray(bands)), given)
+    return _unit_interval(torch.from_numpy(np.require(bands, requirements=["C", "W"])), given)  # which Pillow's are not
 
 
 def stack(pictures: Sequence[Picture], bands: Sequence[int]) -> Shaped[Tensor, "c h w"]:
@@ -418,7 +418,7 @@ def _with_channels(bands: Array, channels: int, path: Path) -> Array:
     if have == 4 and channels == 3:
         return bands[:3]
     if have != 1 or channels not in {3, 4}:
-        raise FullyconvError("SEG-D011", f"{path} has {have} channels, not {channels}; ask for {have} instead")
+        raise FullyconvError("SEG-D011", f"{path} has {have} channels, and {channels} are to be read; convert it")
     opaque = np.full_like(bands, 1 if bands.dtype.kind == "f" else np.iinfo(bands.dtype).max)
     return np.concatenate([bands, bands, bands, opaque][:channels])
 

@@ -326,7 +326,7 @@ def _opened_zarr(path: Path) -> Zarr:
     shape = tuple(array.shape)
     names = [str(name).lower() for name in getattr(array.metadata, "dimension_names", None) or ()]
     if len(shape) not in (2, 3) or 0 in shape:
-        raise FullyconvError("SEG-D011", f"{path} has the shape {shape}; expected height, width and bands above 0")
+        raise FullyconvError("SEG-D011", f"{path} has the shape {shape}; expected height and width, or bands as well")
     bands_first = len(shape) == 3 and (names[-1] == "x" if names else shape[0] < shape[2])
     size = (shape[1], shape[2]) if bands_first else (shape[0], shape[1])
     bands = 1 if len(shape) == 2 else shape[0 if bands_first else 2]

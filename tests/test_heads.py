@@ -294,6 +294,7 @@ def test_an_interrupted_run_of_two_heads_resumes_to_the_same_bits(run, things, t
     checkpoints.files(again / "checkpoints")[-1].unlink()
     assert [file.stem for file in checkpoints.files(again / "checkpoints")] == ["step-0000003"]
     (again / "last" / "model.safetensors").unlink()
+    (again / "result.json").unlink()
     train(things, out=again, resume=True, workers=1, report=False)  # its plan knows of the other head
     one, other = (load_file(folder / "last" / "model.safetensors") for folder in (run, again))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fullyconv.errors import FAULTS, FullyconvError
 from fullyconv.images import (
+    as_tensor,
     image_size,
     palette_colors,
     read_header,
@@ -98,6 +99,12 @@ def test_palette_in_colour_is_an_index(tmp_path: Path) -> None:
     colors = read_raw_mask(tmp_path / "a.png", colors=True)
     assert colors[0, 0].tolist() == [128, 0, 0]
     assert (palette_colors(tmp_path / "a.png") or [])[:2] == [(0, 0, 0), (128, 0, 0)]
+
+
+def test_arrays_that_cannot_be_written_to_are_copied() -> None:
+    grey = np.asarray(Image.new("L", (4, 3), 255))
+    assert not grey.flags.writeable
+    assert torch.equal(as_tensor(grey, channels=1), torch.full((1, 3, 4), 255, dtype=torch.uint8))
 
 
 def test_palette_of_greys_is_a_grey_level(tmp_path: Path) -> None:
@@ -298,7 +305,7 @@ def test_pages_of_a_tiff_are_bands(tmp_path: Path) -> None:
     bands = read_image(tmp_path / "a.tif", channels=5)
     assert [int(band[0, 0]) for band in bands] == [1, 2, 3, 4, 5]
     assert read_image(tmp_path / "a.tif", channels=None).shape == (5, 4, 3)
-    with pytest.raises(FullyconvError, match=r"SEG-D011  .*has 5 channels, not 6; ask for 5"):
+    with pytest.raises(FullyconvError, match=r"SEG-D011  .*has 5 channels, and 6 are to be read"):
         read_image(tmp_path / "a.tif", channels=6)
 
 

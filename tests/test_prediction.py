@@ -426,6 +426,16 @@ def test_a_batch_with_scores_that_are_no_numbers_is_refused_as_one_image_is(segm
         list(segmenter.predict_many([torch.rand(3, 40, 40)] * 2, batch=2))
 
 
+def test_what_is_wrong_with_all_images_is_told_as_such(segmenter, tmp_path, capsys):
+    for number in range(9):
+        Image.fromarray(np.zeros((30, 40, 2), np.uint8), "LA").save(tmp_path / f"{number}.png")
+    five = Segmenter(create("fcn8s-test_resnet", 3, channels=5).eval(), LABELS)
+    with pytest.raises(FullyconvError, match=r"SEG-D011.*0\.png has . channels, and 5 are to be read"):
+        predict_files(five, [str(tmp_path)], out=tmp_path / "out")
+    assert capsys.readouterr().err.count("SEG-D011") == files.MOST_FAULTS
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("damaged", ["b.png", "b.tif"])
 def test_a_damaged_image_does_not_keep_the_others_from_being_predicted(segmenter, tmp_path, capsys, damaged):
     for name in "ac":

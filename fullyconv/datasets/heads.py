@@ -36,7 +36,7 @@ def also_labelled(dataset: Dataset, other: Dataset, name: str) -> Dataset:
     if head.name in dataset.heads:
         raise FullyconvError(
             "SEG-D031",
-            f"two heads would be called {head.name!r}, after the folders of their masks; name one: "
+            f"two heads would be called {head.name!r}; heads are named after the folders of their masks, or so: "
             f"--also '{head.name}2={other}'",
         )
     return replace(dataset, also=(*dataset.also, head))

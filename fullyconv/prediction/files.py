@@ -24,6 +24,8 @@ from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.formats import Precision
 from fullyconv.wording import counted
 
+MOST_FAULTS = 5  # images that cannot be read and are told of in full
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -110,11 +112,11 @@ def _predicted(
     """Predicts what is not finished, and gives the JSON of every scene; a thread writes while the next is computed.
 
     Raises:
-        FullyconvError: What `Segmenter` raises for one image; SEG-P009, when the others are done, if some of several
-            cannot be read.
+        FullyconvError: What `Segmenter` raises for one image, or for the first if none of several can be read;
+            SEG-P009, when the others are done, if some cannot.
         KeyboardInterrupt: Saying how to go on.
     """
-    faults = []
+    faults: list[tuple[Scene, FullyconvError]] = []
 
     def computed() -> Iterator[tuple[Scene, float, Segmentation | None]]:
         for scene in scenes:
@@ -124,8 +126,9 @@ def _predicted(
             except FullyconvError as fault:
                 if len(scenes) == 1 or not fault.code.startswith("SEG-D"):
                     raise
-                print(fault, file=sys.stderr)
-                faults.append(scene)
+                if len(faults) < MOST_FAULTS:
+                    print(fault, file=sys.stderr)
+                faults.append((scene, fault))
             else:
                 yield scene, begun, found
 
@@ -136,11 +139,14 @@ def _predicted(
         done = sum(scene.finished for scene in scenes)
         told = f"stopped after {done} of {counted(len(scenes), 'image')}; the same command goes on there"
         raise KeyboardInterrupt(str(stop) or told) from None
+    if len(faults) == len(scenes):
+        raise faults[0][1]
     if faults:
+        scene, _ = faults[0]
         raise FullyconvError(
             "SEG-P009",
-            f"{len(faults)} of {counted(len(scenes), 'image')} could not be read, such as {faults[0].image}; the "
-            f"others are in {scenes[0].folder}: mend these, and the same command predicts them alone",
+            f"{len(faults)} of {counted(len(scenes), 'image')} could not be read, such as {scene.image}; the "
+            f"others are in {scene.folder}: mend these, and the same command predicts them alone",
         )
 
 
