@@ -16,7 +16,8 @@ import fullyconv
 from fullyconv.cli import main
 from fullyconv.errors import FullyconvError
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD
-from fullyconv.models import create
+from fullyconv.models import create, start_from
+from fullyconv.models.heads import head_of, with_more_classes
 
 LRASPP = "torchvision:lraspp_mobilenet_v3_large"
 NAMES = "ground\nsquare\ncircle\n"
@@ -145,6 +146,25 @@ def test_options_that_another_toolkit_has_not_are_refused(options: dict[str, obj
 def test_measured_statistics_reach_another_toolkits_network() -> None:
     model = create(LRASPP, 3, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert torch.cat((model.mean, model.std)).flatten().tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+
+
+def test_another_toolkits_network_starts_from_its_weights(tmp_path: Path) -> None:
+    theirs = create(LRASPP, 3)
+    save_file(theirs.network.state_dict(), tmp_path / "theirs.safetensors")
+    save_file(theirs.state_dict(), tmp_path / "ours.safetensors")
+    for file in ("theirs", "ours"):
+        model = create(LRASPP, 3)
+        taken = start_from(model, tmp_path / f"{file}.safetensors")
+        assert not taken.dropped
+        assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_score_channels_of_another_toolkit_are_not_cut() -> None:
+    model = create(LRASPP, 3)
+    assert head_of(model, 0, 3) is model
+    for changed in (lambda: head_of(model, 1, 2), lambda: with_more_classes(model, 5)):
+        with pytest.raises(ValueError, match=r"of another toolkit keeps its score channels; name another"):
+            changed()
 
 
 def test_what_is_no_segformer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

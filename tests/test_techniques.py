@@ -25,6 +25,7 @@ from fullyconv.training.loop import Objective
 from fullyconv.training.recipes import RECIPES, learning_rate_factor, optimizer_of, parameter_groups, recipe_for
 
 TINY = "fcn16s-test_resnet"
+LRASPP = "torchvision:lraspp_mobilenet_v3_large"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,7 @@ def test_a_loss_of_no_pixels_is_refused(data: Path, tmp_path: Path):
     ("options", "cure"),
     [
         ({"tune": "score"}, "--pretrained"),
+        ({"tune": "score", "model": LRASPP, "pretrained": "own.safetensors"}, "such as fcn8s-resnet18"),
         ({"tune": "score", "upscore": "all", "pretrained": "hub"}, "leave one of the two out"),
         ({"loss": "dice", "reduction": "sum"}, "leave --reduction out"),
         ({"augment": "none", "growth": 0.3}, "--crop"),
@@ -101,7 +103,13 @@ def test_a_loss_of_no_pixels_is_refused(data: Path, tmp_path: Path):
 )
 def test_an_option_that_could_do_nothing_is_refused(data: Path, tmp_path: Path, options: dict[str, object], cure: str):
     with pytest.raises(FullyconvError, match=f"SEG-T012.*{cure}"):
-        train(data, model=TINY, out=tmp_path / "run", **options)
+        train(data, **{"model": TINY, "out": tmp_path / "run"} | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_heads_on_another_toolkits_network_are_refused(data: Path, tmp_path: Path):
+    with pytest.raises(FullyconvError, match=r"SEG-T012.*--also needs score layers .* such as fcn8s-resnet18"):
+        train(data, also=(f"other={data}",), model=LRASPP, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -384,7 +384,7 @@ def _start(model: FCN, weights: Weights) -> Transplant:
             "go on from it as a whole: train(data, model=fullyconv.load(MODEL))",
         )
     taken = transplant(model, in_bands(renamed, model, model.mean.shape[1]))
-    if not any("trunk." in name for name in taken.kept):
+    if not any("trunk." in name or "network." in name for name in taken.kept):
         raise FullyconvError(
             "SEG-M005",
             f"no weights in {weights.file} fit the network: it holds {', '.join(list(weights.tensors)[:3])}, ..., the "
@@ -403,6 +403,6 @@ def _caffes_statistics() -> dict[str, Tensor]:
 
 
 def _own_name(name: str, own: set[str]) -> str:
-    """The network's name for a weight of a classifier: `conv1.weight` is `trunk.conv1.weight`."""
-    candidates = (name, f"trunk.{name}", f"trunk.{renamed(name, torchvision_names())}")
+    """The network's name for a weight of a classifier or of another toolkit: `trunk.fc6.weight` for `fc6.weight`."""
+    candidates = (name, f"trunk.{name}", f"trunk.{renamed(name, torchvision_names())}", f"network.{name}")
     return next((candidate for candidate in candidates if candidate in own), name)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fullyconv.geometry import upscore_kernel
 from fullyconv.models.fcn import FCN, Upscore
+from fullyconv.models.foreign import ForeignNet
 
 
 def head_of(model: FCN, first: int, num_classes: int) -> FCN:
@@ -19,17 +20,31 @@ def head_of(model: FCN, first: int, num_classes: int) -> FCN:
         model: What it is cut from; as it learns, so does the head.
         first: The block's first channel.
         num_classes: The block's channels.
+
+    Raises:
+        ValueError: If it is another toolkit's.
     """
     if num_classes == model.num_classes:
         return model
     head = copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
     block = slice(first, first + num_classes)
-    for part in head.modules():
-        if isinstance(part, FCN):
-            part.num_classes = num_classes
-            for layer in chain(part.score_layers.values(), part.upscore_layers.values()):
-                _cut(layer, block)
+    for part in _scoring(head):
+        part.num_classes = num_classes
+        for layer in chain(part.score_layers.values(), part.upscore_layers.values()):
+            _cut(layer, block)
     return head
+
+
+def _scoring(model: FCN) -> list[FCN]:
+    """The networks that have score layers: itself, and the towers of a late fusion.
+
+    Raises:
+        ValueError: If it is another toolkit's, whose score channels are made by layers that are not known.
+    """
+    parts = [part for part in model.modules() if isinstance(part, FCN)]
+    if any(isinstance(part, ForeignNet) for part in parts):
+        raise ValueError("a network of another toolkit keeps its score channels; name another, such as fcn8s-resnet18")
+    return parts
 
 
 def _cut(layer: nn.Module, block: slice) -> None:
@@ -48,7 +63,7 @@ def with_more_classes(model: FCN, num_classes: int) -> FCN:
         num_classes: How many the copy has.
 
     Raises:
-        ValueError: If they are not more.
+        ValueError: If they are not more, or it is another toolkit's.
 
     Source: `expand_score` of the authors' release.
     """
@@ -57,11 +72,10 @@ def with_more_classes(model: FCN, num_classes: int) -> FCN:
             f"expected more than the {model.num_classes} classes of the network, got {num_classes}; head_of gives fewer"
         )
     wider = copy.deepcopy(model)
-    for part in wider.modules():
-        if isinstance(part, FCN):
-            more, part.num_classes = num_classes - part.num_classes, num_classes
-            for layer in chain(part.score_layers.values(), part.upscore_layers.values()):
-                _grow(layer, more)
+    for part in _scoring(wider):
+        more, part.num_classes = num_classes - part.num_classes, num_classes
+        for layer in chain(part.score_layers.values(), part.upscore_layers.values()):
+            _grow(layer, more)
     return wider
 
 

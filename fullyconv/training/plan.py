@@ -18,6 +18,7 @@ from fullyconv.datasets.classes import evenly_spaced
 from fullyconv.errors import FullyconvError
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD
 from fullyconv.models import Alignment, Geometry, Upscoring
+from fullyconv.models.foreign import is_foreign
 from fullyconv.training.loading import Decoder, Samples
 from fullyconv.training.recipes import (
     AUGMENTATIONS,
@@ -134,6 +135,21 @@ def reduction_of(loss: Loss, wanted: Reduction | None, usual: Reduction) -> Redu
             "SEG-T012", f"--reduction {wanted} is for cross_entropy, and {loss} is a mean; leave --reduction out"
         )
     return "mean"
+
+
+def refuse_scores_of_another_toolkit(name: str, options: Mapping[str, Any]) -> None:
+    """Do nothing if those options of `train` leave the score channels of another toolkit's network alone.
+
+    Raises:
+        FullyconvError: SEG-T012 if they do not.
+    """
+    option = "--tune score" if options["tune"] == "score" else "--also" if options["also"] else None
+    if option and is_foreign(name):
+        raise FullyconvError(
+            "SEG-T012",
+            f"{option} needs score layers of their own, and {name} is another toolkit's network as a whole; leave it "
+            "out, or name a network with --model, such as fcn8s-resnet18",
+        )
 
 
 def refuse_idle_tuning(options: Mapping[str, Any]) -> None:

@@ -54,6 +54,7 @@ from fullyconv.training.plan import (
     refuse_large,
     refuse_rate_of_another_optimizer,
     refuse_rebuilding,
+    refuse_scores_of_another_toolkit,
     seconds_of,
     stage_of,
     steps_of,
@@ -232,6 +233,7 @@ def _new_plan(
 ) -> Plan:
     """The plan that the options of `train` stand for."""
     model, pairs = options["model"], dataset.pairs("train")
+    refuse_scores_of_another_toolkit(_name(model), options)
     refuse_idle_tuning(options)
     refuse_rebuilding(options)
     refuse_large(options["crop"], pairs)
