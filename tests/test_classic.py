@@ -263,6 +263,11 @@ def test_caffes_geometry_is_that_of_the_papers_trunks():
         create("fcn8s-test_resnet", 2, geometry="caffe")
 
 
+def test_caffes_geometry_has_one_alignment():
+    with pytest.raises(FullyconvError, match=r"SEG-T012.*--alignment centred is not for --geometry caffe"):
+        create("fcn8s-mini", 2, geometry="caffe", alignment="centred")
+
+
 def test_both_geometries_hold_the_same_weights():
     same, caffe = create("fcn8s-mini", 5), mini("fcn8s-mini")
     same.load_state_dict(caffe.state_dict())

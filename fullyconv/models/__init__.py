@@ -110,7 +110,7 @@ def create(
 
     Raises:
         FullyconvError: SEG-M001 for an unknown name; SEG-M002, SEG-M003 for a trunk that does not fit; SEG-M041 for
-            streams that are not of all bands; SEG-T012 for an option that a network of another toolkit has not.
+            streams that are not of all bands; SEG-T012 for an option that the geometry or toolkit has not.
     """
     if streams is not None:
         tower = partial(
@@ -211,8 +211,14 @@ def fcn_over(
 
     Raises:
         FullyconvError: SEG-M002 for a trunk that does not take images of any size, or whose cells do not lie on one
-            grid along both axes.
+            grid along both axes; SEG-T012 for an alignment that the geometry has not.
     """
+    if geometry == "caffe" and alignment != "grid":
+        raise FullyconvError(
+            "SEG-T012",
+            f"--alignment {alignment} is not for --geometry caffe, whose crops follow from the trunk's grid; leave one "
+            "of the two out",
+        )
     trunk.eval()
     try:
         shadow = blueprint(trunk)
