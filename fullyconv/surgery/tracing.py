@@ -295,7 +295,7 @@ def _read(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[
         yield from zip(tensors[:2], ((-1,), (-2,)), strict=True)
     elif name in ("layer_norm", "rms_norm"):
         yield tensors[0], range(-len(_given(args, kwargs, "input normalized_shape")["normalized_shape"]), 0)
-    elif _measures(name, args, kwargs) or name.startswith("fft_"):
+    elif _measures(name, args, kwargs) or _wraps(name, args, kwargs) or name.startswith("fft_"):
         yield tensors[0], (-2, -1)
 
 
@@ -306,6 +306,12 @@ def _measures(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if name == "instance_norm":
         return bool(kwargs.get("use_input_stats", True))
     return name == "group_norm"
+
+
+def _wraps(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function puts what lies at the far side of a map around it, as circular padding does."""
+    given = _given(args, kwargs, "input pad mode") if name == "pad" else {}
+    return given.get("mode") == "circular" and any(given["pad"])
 
 
 def _splits_into_blocks(place: Place, result: Tensor) -> bool:
