@@ -6,6 +6,7 @@ from collections import OrderedDict
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from timm.layers import RmsNorm2d
 from torch import nn
@@ -130,6 +131,32 @@ def test_dropout_and_batch_norms_still_follow_the_mode() -> None:
     assert torch.equal(dense.network.get_submodule("1").running_mean, before)
     dense.train()(torch.rand(4, 3, 3, 3))
     assert not torch.equal(dense.network.get_submodule("1").running_mean, before)
+
+
+class Dropping(nn.Module):
+    """Drops in its body and in its head, by functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 64, 3, 2, 1))
+        self.last = nn.Linear(64, 5)
+
+    def forward(self, image):  # type: ignore[no-untyped-def]
+        maps = F.dropout2d(self.body(image), 0.25, self.training)
+        return self.last(F.dropout(torch.dropout(maps.mean((2, 3)), 0.5, self.training), training=self.training))
+
+
+def test_dropout_by_functions_follows_the_mode() -> None:
+    classifier, image = Dropping().eval(), torch.rand(1, 3, 16, 16)
+    dense = convolutionalize(classifier, 16)
+    assert [layer.p for layer in dense.modules() if isinstance(layer, nn.Dropout | nn.Dropout2d)] == [0.25, 0.5, 0.5]
+    assert torch.allclose(dense.logits(image), classifier(image), atol=1e-6)
+    torch.manual_seed(0)
+    dropped = dense.train().logits(image)
+    torch.manual_seed(0)
+    assert torch.allclose(dropped, classifier.train()(image), atol=1e-6)
+    assert not torch.allclose(dropped, dense.logits(image))
+    assert not any(isinstance(layer, nn.Dropout) for layer in classifier.modules())
 
 
 def test_the_classifier_is_left_as_it_was_and_its_weights_are_shared() -> None:

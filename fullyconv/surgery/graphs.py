@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from timm.models.vgg import ConvMlp as HiddenLayers
 from torch import Tensor, fx, nn
@@ -21,6 +22,14 @@ class NotConvertible(ValueError):  # noqa: N818 - it says what the network is
 
 _WHOLE_OF_TIMM = ("timm.layers.drop", "timm.layers.norm")
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+_DROPOUTS: dict[object, type[nn.Module]] = {
+    torch.dropout: nn.Dropout,
+    F.dropout: nn.Dropout,
+    F.dropout2d: nn.Dropout2d,
+    F.alpha_dropout: nn.AlphaDropout,
+}
 
 
 class _Tracer(fx.Tracer):
@@ -68,11 +77,26 @@ def traced(classifier: nn.Module) -> fx.GraphModule:
         ) from error
     finally:
         classifier.train(training)
+    _let_dropout_follow(network)
     for node in graph.nodes:
         if node.op == "get_attr":  # what the graph reads must come back with its weights
             parent, _, leaf = str(node.target).rpartition(".")
             network.get_submodule(parent)._non_persistent_buffers_set.discard(leaf)
     return network
+
+
+def _let_dropout_follow(network: fx.GraphModule) -> None:
+    """Makes layers of dropout that the forward pass calls as a function, which was traced as it is in evaluation."""
+    for node in network.graph.nodes:
+        kind = _DROPOUTS.get(node.target)
+        given = {**dict(zip(("input", "p", "train"), node.args, strict=False)), **node.kwargs}
+        if kind is None or given.get("train") or given.get("training"):  # dropped in evaluation, too
+            continue
+        name = ".".join((*scope_of(node), f"functional_{node.name}"))
+        network.add_submodule(name, kind(given["p"]))
+        with network.graph.inserting_before(node):
+            node.replace_all_uses_with(network.graph.call_module(name, (given["input"],)))
+        network.graph.erase_node(node)
 
 
 def _first_line(error: Exception) -> str:
