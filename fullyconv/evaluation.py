@@ -32,7 +32,7 @@ from fullyconv.report import write_report
 from fullyconv.runtimes.computing import Runtime
 from fullyconv.runtimes.formats import Precision
 from fullyconv.wording import counted, shortened
-from fullyconv.writing import whole, write_json
+from fullyconv.writing import refuse_unwritable, whole, write_json
 
 WORST = 8  # pictures of the images with the lowest mean IoU
 WRITTEN = ("report.json", "per_*.csv", "confusion.csv", "plots/*.png", "worst/*.png", "report.html")
@@ -131,7 +131,7 @@ class Report:
         and `worst/`.
         """
         folder = Path(folder)
-        refuse_foreign(folder)
+        _refuse_foreign(folder)
         with whole(folder, durable=True) as fresh:
             (fresh / "plots").mkdir(parents=True)
             (fresh / "worst").mkdir()
@@ -211,7 +211,7 @@ def evaluate(
         fullyconv evaluate runs/a data/ --split val --out runs/a/on-val
     """
     if out is not None:
-        refuse_foreign(Path(out))
+        _refuse_out(Path(out))
     dataset, pairs = _truth(data, split, head)
     segmenter = opened(model, head=head, runtime=runtime, precision=precision, calibrate=calibrate)
     with progress(len(pairs), "evaluating") as advance:
@@ -295,7 +295,7 @@ def score(
     """
     predictions, truth = Path(predictions), Path(truth)
     if out is not None:
-        refuse_foreign(Path(out))
+        _refuse_out(Path(out))
     pairs = matched(predictions, truth)
     if data is None:
         classes_file = find_classes_file((truth, truth.parent))
@@ -359,7 +359,13 @@ def count(
     return _tally(((pair.name, matrix(pair)) for pair in pairs), len(segmenter.labels))
 
 
-def refuse_foreign(folder: Path) -> None:
+def _refuse_out(folder: Path) -> None:
+    """Raises, before anything is computed, what writing a report to the folder would raise after it."""
+    _refuse_foreign(folder)
+    refuse_unwritable(folder)
+
+
+def _refuse_foreign(folder: Path) -> None:
     """Raises SEG-E007 if a report written to the folder would remove what is not an earlier report."""
     if folder.is_file():
         raise FullyconvError("SEG-E007", f"{folder} is a file; give --out the name of a folder")

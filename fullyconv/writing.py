@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -54,6 +55,29 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
         raise
     finally:
         _remove(draft)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raises the system's error now where nothing could be written later; leaves no file and no folder.
+
+    Args:
+        path: Of a file or folder that comes to stand at the end of long work.
+
+    Raises:
+        OSError: Naming the folder that cannot be made, or in which nothing can.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        error.filename = str(path.parent)
+        raise
+    finally:
+        for folder in missing:  # the innermost first
+            if folder.exists():
+                folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -204,6 +204,20 @@ def test_an_earlier_report_is_replaced_and_nothing_else(
         evaluate(Reader(), dataset, out=out / "report.json")
 
 
+def test_a_place_that_takes_no_report_is_refused_before_anything_is_counted(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("fullyconv.evaluation._tally", never)
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        evaluate(Reader(), dataset, out=tmp_path / "file" / "report")
+    with pytest.raises(FileExistsError):
+        score(tmp_path / "masks", tmp_path / "masks", out=tmp_path / "file" / "report")
+
+
 def test_a_failed_write_leaves_nothing(dataset: Dataset, tmp_path: Path) -> None:
     report = evaluate(Reader(), dataset)
 

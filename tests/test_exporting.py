@@ -205,6 +205,15 @@ def test_data_that_cannot_be_scored_are_refused_before_anything_is_exported(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_exported(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("fullyconv.exporting.exported.traced")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        fullyconv.export(segmenter, out=tmp_path / "file" / "a.onnx")
+
+
 def test_a_file_beyond_its_budget_exits_1(
     exported: tuple[Path, Any], segmenter: Segmenter, data: Path, tmp_path: Path
 ) -> None:

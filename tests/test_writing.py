@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fullyconv.writing import whole, write_json, write_text
+from fullyconv.writing import refuse_unwritable, whole, write_json, write_text
 
 
 def test_a_file_is_written_in_a_folder_that_is_made(tmp_path: Path) -> None:
@@ -31,6 +31,16 @@ def test_what_fails_half_way_leaves_what_stood_there(durable: bool, tmp_path: Pa
         draft.write_text(_circular(draft))
     assert file.read_text() == "1\n"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new" / "deep" / "values.json")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for below in ("file/values.json", "file/deep/values.json"):
+        with pytest.raises(OSError, match="file"):
+            refuse_unwritable(tmp_path / below)
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_full_disk_names_the_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fullyconv.benchmark.machine import measured, on_threads
 from fullyconv.benchmark.report import Report, Skipped, read
 from fullyconv.benchmark.suites import SUITES
 from fullyconv.errors import FullyconvError
+from fullyconv.writing import refuse_unwritable
 
 ALL = "all"
 
@@ -102,7 +103,10 @@ def _earlier(out: Path | None) -> Report | None:
     """
     if out is not None and out.suffix != ".json":
         raise FullyconvError("SEG-B002", f"--out must end in .json, got {out}; the page and the chart stand beside it")
-    if out is None or not out.exists():
+    if out is None:
+        return None
+    refuse_unwritable(out)
+    if not out.exists():
         return None
     earlier = read(out)
     if earlier.machine.name != timing.machine():

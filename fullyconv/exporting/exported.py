@@ -23,7 +23,7 @@ from fullyconv.prediction.calibration import Samples
 from fullyconv.runtimes.formats import SUFFIXES, Array, Format, Precision, opened, place, refuse_impossible, write
 from fullyconv.runtimes.pipeline import TRIED, Output, Pipeline, Pixels, not_exportable, traced
 from fullyconv.runtimes.weights import digest
-from fullyconv.writing import write_json
+from fullyconv.writing import refuse_unwritable, write_json
 
 BUDGETS = {"fp32": 0.1, "bf16": 0.5, "int8": 1.0}  # points of mean IoU
 REPORT = "parity.json"
@@ -113,6 +113,7 @@ def export(
     segmenter = opened_model(model, head=head, runtime="torch")  # parity is with the plain network
     comparison = None if verify is None else Comparison(segmenter, verify, split=split or "val", head=head)
     facts = _facts(segmenter, precision, output, image)
+    refuse_unwritable(file)
     if file.exists():
         _refuse_other(file, format, facts)
     else:
