@@ -267,6 +267,18 @@ def test_a_guest_that_is_missing_leaves_nothing(
 
 
 def test_an_interrupted_timing_leaves_nothing(with_little: Callable[..., None], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told_as_the_system_does(
+    with_little: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    with_little(little)
+    monkeypatch.setattr("fullyconv.experiments.reproduction.write_json", refused)
+    with pytest.raises(PermissionError):
+        reproduce("little", out=tmp_path / "a")
+
+
     def timing(bench: Workbench) -> Findings:
         (bench.folder / "runs" / "timing-net").mkdir(parents=True)
         (bench.folder / "runs" / "timing-net" / "plan.json").touch()

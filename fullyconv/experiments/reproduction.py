@@ -239,7 +239,7 @@ def _drop_if_empty(folder: Path) -> bool:
     """Removes the folder of an experiment that has no part to show; trainings begin after the part that plans them."""
     if any(folder.glob("parts/[!.]*.json")):
         return False
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # it may not even have been made
     return True
 
 
