@@ -49,6 +49,7 @@ from fullyconv.experiments.trials import Outcome, carry_out, loss_curves, scale,
 from fullyconv.experiments.warmup import Crops
 from fullyconv.experiments.workbench import Settings, Workbench
 from fullyconv.hha import NYUD_CAMERA, Camera, hha
+from fullyconv.labels import LabelSet
 from fullyconv.timing import interleaved
 
 KEYS = {"experiment", "title", "source", "rows", "conclusion", "conditions", "curves", "out", "files"}
@@ -503,6 +504,20 @@ def test_crops_show_their_class_in_the_middle(scenes: Dataset) -> None:
     assert len(set(value.tolist())) > 3
     brightness = picture[:, :, 30:34, 30:34].mean((1, 2, 3))
     assert brightness[value > 0].mean() > 1.5 * brightness[value == 0].mean()
+
+
+def test_crops_of_deep_images_stay_below_one(tmp_path: Path) -> None:
+    deep = np.full((64, 64), 65535, np.uint16)
+    pairs = []
+    for name in "ab":
+        image, mask = tmp_path / f"{name}.png", tmp_path / f"{name}-mask.png"
+        Image.fromarray(deep).save(image)
+        Image.fromarray((deep > 0).astype(np.uint8)).save(mask)
+        pairs.append(Pair(name, image, mask))
+    dataset = Dataset("folder", tmp_path, LabelSet(("ground", "square")), {"train": tuple(pairs)})
+    picture, _ = Crops(dataset, "train", seed=0, bands=1).draw(8)
+    assert picture.max() == 1
+    assert picture.min() == pytest.approx(128 / 255)
 
 
 # Trials --------------------------------------------------------------------------------------------------------------

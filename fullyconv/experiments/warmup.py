@@ -101,7 +101,7 @@ class Crops:
         pictures = [images.read_image(pair.image, channels=bands) for pair in pairs]
         shorter = min(min(picture.shape[1:]) for picture in pictures)
         self.side = side or min(max(shorter // 64 * 32, LEAST_CROP), MOST_CROP)
-        self.padded = [F.pad(picture, (self.side // 2,) * 4, value=GREY) for picture in pictures]
+        self.padded = [_padded(picture, self.side // 2) for picture in pictures]
         self.masks = [images.read_mask(pair.mask, dataset.labels) for pair in pairs if pair.mask is not None]
         self.where = _where(self.masks, dataset.labels.ignore_index)
 
@@ -116,6 +116,12 @@ class Crops:
         place = int(self.random.integers(len(rows)))
         top, left = int(rows[place]), int(columns[place])  # of the crop in the picture padded by half a side
         return images.to_float(self.padded[index][:, top : top + self.side, left : left + self.side])
+
+
+def _padded(picture: Tensor, margin: int) -> Tensor:
+    """A picture of bytes, or of floats in [0, 1], with grey on all sides."""
+    grey = GREY if picture.dtype == torch.uint8 else GREY / 255
+    return F.pad(picture, (margin,) * 4, value=grey)
 
 
 def _where(masks: Sequence[Tensor], ignore_index: int) -> dict[int, list[int]]:
