@@ -40,7 +40,7 @@ FAULTS: dict[str, Fault] = {
     "SEG-B002": Fault(
         "The file cannot take the measurements",
         "--out names a .json file, and rows are added to one that is there only if it was measured on the same machine "
-        "with as many threads: others must not stand in one table.",
+        "with as many threads and at the same sizes, full or --quick: others must not stand in one table.",
         "Name another file with --out.",
     ),
     # D: datasets, images and masks

@@ -8,7 +8,7 @@ import pytest
 import torch
 from thin import make_thin
 
-from fullyconv import cli
+from fullyconv import cli, timing
 from fullyconv.benchmark import command, inputs, peers
 from fullyconv.benchmark.command import Listing, benchmark
 from fullyconv.benchmark.comparing import Row, Target, likeness, observed
@@ -219,6 +219,33 @@ def test_files_that_cannot_take_the_rows_are_refused(tmp_path: Path, text: str |
         (tmp_path / name).write_text(text)
     with pytest.raises(FullyconvError, match=f"SEG-B002.*{said}"):
         benchmark("loss", quick=True, out=tmp_path / name)
+
+
+def test_small_sizes_are_told_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "speed.json"
+    for quick in (False, True):
+        report = Report("loss", (made("one"),), MACHINE, quick=quick)
+        assert ("the small ones of `--quick`" in page(report, file)) == quick
+        report.joined(report).write(file)
+        assert read(file) == report
+
+
+def test_small_and_full_sizes_share_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "machine", lambda: MACHINE.name)
+    file = tmp_path / "speed.json"
+    for quick, told in ((False, "full sizes, not those of --quick"), (True, "the small sizes of --quick")):
+        Report("loss", (made("one"),), MACHINE, quick=quick).write(file)
+        with pytest.raises(FullyconvError, match=f"SEG-B002.*holds {told}"):
+            benchmark("loss", quick=not quick, out=file)
+
+
+def test_a_place_that_takes_no_page_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(command, "measured")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        benchmark("loss", quick=True, out=tmp_path / "file" / "speed.json")
 
 
 def test_the_page_names_what_was_not_measured() -> None:

@@ -63,7 +63,7 @@ def benchmark(
         return Listing()
     chosen = _chosen(suite, only, quick)
     with on_threads(threads):
-        earlier = _earlier(out)
+        earlier = _earlier(out, quick)
         for report in _measured(suite, chosen, repeats, quick):
             if out is not None:  # what was measured stays if the rest is stopped
                 (report.joined(earlier) if earlier else report).write(out)
@@ -95,11 +95,11 @@ def _chosen(suite: str, only: str | None, quick: bool) -> dict[str, list[Work]]:
     return chosen
 
 
-def _earlier(out: Path | None) -> Report | None:
+def _earlier(out: Path | None, quick: bool) -> Report | None:
     """What the file holds already.
 
     Raises:
-        FullyconvError: SEG-B002 if that is of another machine, or something else.
+        FullyconvError: SEG-B002 if that is of another machine or of other sizes, or something else.
     """
     if out is not None and out.suffix != ".json":
         raise FullyconvError("SEG-B002", f"--out must end in .json, got {out}; the page and the chart stand beside it")
@@ -114,12 +114,15 @@ def _earlier(out: Path | None) -> Report | None:
             "SEG-B002",
             f"{out} was measured on {earlier.machine.name}, this is {timing.machine()}; name another file with --out",
         )
+    if earlier.quick != quick:
+        sizes = "the small sizes of --quick" if earlier.quick else "full sizes, not those of --quick"
+        raise FullyconvError("SEG-B002", f"{out} holds {sizes}; name another file with --out")
     return earlier
 
 
 def _measured(suite: str, chosen: dict[str, list[Work]], repeats: int, quick: bool) -> Iterator[Report]:
     """The report as it grows, work by work; on a terminal each is announced before it is measured."""
-    report = Report(suite, (), measured(quick))
+    report = Report(suite, (), measured(quick), quick=quick)
     for name, works in chosen.items():
         for work in works:
             missing = _missing(work.needs)

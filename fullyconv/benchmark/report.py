@@ -45,21 +45,24 @@ class Report:
         rows: In the order of the suites.
         machine: That they were measured on.
         skipped: What could not be measured.
+        quick: Whether the works have small sizes.
     """
 
     suite: str
     rows: tuple[Row, ...]
     machine: Machine
     skipped: tuple[Skipped, ...] = ()
+    quick: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """`{"suite", "rows": [{"work", "ours", "peer", "ratio", "spread", "memory", "peak_fraction", ...}], "machine",
-        "skipped"}`; times are milliseconds, memory is megabytes of ours and of the peer."""
+        "skipped", "quick"}`; times are milliseconds, memory is megabytes of ours and of the peer."""
         return {
             "suite": self.suite,
             "rows": [self._row(row) for row in self.rows],
             "machine": asdict(self.machine),
             "skipped": [asdict(each) for each in self.skipped],
+            "quick": self.quick,
         }
 
     def _row(self, row: Row) -> dict[str, Any]:
@@ -76,6 +79,7 @@ class Report:
             tuple(ordered),
             best_of(self.machine, earlier.machine),
             tuple(each for key, each in skipped.items() if key not in rows),
+            self.quick,
         )
 
     def write(self, file: Path) -> None:
@@ -102,7 +106,7 @@ def read(file: Path) -> Report:
         values = json.loads(file.read_text(encoding="utf-8"))
         rows = tuple(map(_row_of, values["rows"]))
         skipped = tuple(Skipped(**{**each, "missing": tuple(each["missing"])}) for each in values["skipped"])
-        return Report(values["suite"], rows, Machine(**values["machine"]), skipped)
+        return Report(values["suite"], rows, Machine(**values["machine"]), skipped, values.get("quick", False))
     except (ValueError, KeyError, TypeError) as error:
         raise FullyconvError("SEG-B002", f"{file} is there and no benchmark; name another file with --out") from error
 
@@ -145,7 +149,10 @@ def page(report: Report, file: Path) -> str:
     missed = [row for row in report.rows if row.met is False]
     parts = [
         "# Speed",
-        f"Written by `fullyconv benchmark all --out {file.name}`: {report.machine.name}; {_peaks(report.machine)}.",
+        f"Measured by `fullyconv benchmark`: {report.machine.name}; {_peaks(report.machine)}.",
+        "All sizes are the small ones of `--quick`, which show that everything runs; their times say little."
+        if report.quick
+        else "",
         "Ours and the peer run in turn, A B A B, in one process; times are medians, the ratio is the median of the "
         "turns' ratios, with the least and the greatest. Memory is the peak of one call above the level before it, "
         "ours / theirs. The limit is what the work cannot do without, operations or bytes, over the machine's measured "
@@ -167,7 +174,7 @@ def _unmeasured(report: Report) -> str:
     absent = [
         f"* {work.name}, against {work.peer}"
         for suite in dict.fromkeys(row.suite for row in report.rows)
-        for work in SUITES[suite](False)
+        for work in SUITES[suite](report.quick)
         if (suite, work.name, work.peer) not in measured
     ]
     return "\n".join(["Not measured here:", "", *absent]) if absent else ""
