@@ -145,20 +145,23 @@ def _title(folder: Path, values: Mapping[str, Any], plan: Mapping[str, Any]) -> 
 def _training(plan: Mapping[str, Any], records: Sequence[Mapping[str, Any]], curves: Path) -> str:
     if not plan and not records:
         return ""
-    steps = [record for record in records if record.get("kind") == "train"]
-    told = ""
-    if steps:
-        last = steps[-1]
-        told = f"{last['step']:,} steps"
-        if last.get("seconds"):
-            told += f" in {last['seconds'] / 60:.1f} minutes"
-        if last.get("images") and last.get("seconds"):
-            told += f", {last['images']:,} images, {last['images'] / last['seconds']:.1f} a second"
-        told = f"<p>{told}.</p>"
     table = _table(("", ""), ((html.escape(key), html.escape(value)) for key, value in _flat(plan)))
     detail = f"<details><summary>The whole plan</summary>{table}</details>" if plan else ""
     figure = _figure(curves, "Loss as measured (pale) and smoothed; the scores are those of the validation split.")
-    return f"<h2>How it was trained</h2>{told}{_in_short(plan)}{figure}{detail}"
+    return f"<h2>How it was trained</h2>{_length(records)}{_in_short(plan)}{figure}{detail}"
+
+
+def _length(records: Sequence[Mapping[str, Any]]) -> str:
+    """Steps and images up to the last record, a validation at the end of a run; time up to the last noted step."""
+    noted = [record for record in records if record.get("kind") == "train"]
+    if not noted:
+        return ""
+    last, steps = noted[-1], records[-1]["step"]
+    images = steps * last["images"] // last["step"]
+    return (
+        f"<p>{counted(steps, 'step')}, {counted(images, 'image')}; {last['seconds'] / 60:.1f} minutes up to step "
+        f"{last['step']:,}, {last['images'] / last['seconds']:.1f} images a second.</p>"
+    )
 
 
 def _in_short(plan: Mapping[str, Any]) -> str:

@@ -101,7 +101,14 @@ def run_folder(tmp_path: Path) -> Path:
 
 def test_the_page_tells_the_whole_run(run_folder: Path) -> None:
     page = Page(write_report(run_folder))
-    for told in ("fcn8s-resnet18", "65.4", "61.0 and 69.0", "60 steps in 6.0 minutes", "random weights", "2.15.0"):
+    for told in (
+        "fcn8s-resnet18",
+        "65.4",
+        "61.0 and 69.0",
+        "60 steps, 480 images; 6.0 minutes",
+        "random weights",
+        "2.15.0",
+    ):
         assert told in page.text, told
     for section in ("How it was trained", "Classes", "What is taken for what", "The worst images", "Environment"):
         assert section in page.text, section
@@ -134,6 +141,14 @@ def test_an_evaluation_alone_has_a_page_too(run_folder: Path) -> None:
     page = Page(write_report(run_folder / "evaluation"))
     assert "runs/a on data, split val" in page.text
     assert "How it was trained" not in page.text
+
+
+def test_steps_after_the_last_noted_one_count(run_folder: Path) -> None:
+    with (run_folder / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps(records(60)[-1] | {"step": 67}) + "\n")
+    assert (
+        "67 steps, 536 images; 6.0 minutes up to step 60, 1.3 images a second." in Page(write_report(run_folder)).text
+    )
 
 
 def test_a_run_cut_short_has_a_page_too(tmp_path: Path) -> None:
