@@ -119,7 +119,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     figure = _figure(7.5, 7.2)
     loss_axes, rate_axes, score_axes = figure.subplots(3, sharex=True, height_ratios=(3, 1.2, 3))
     steps, losses = _series(training, "loss")
-    loss_axes.plot(steps, losses, color=ACCENT, alpha=0.25, linewidth=0.8)
+    loss_axes.plot(steps, losses, color=ACCENT, alpha=0.4, linewidth=1)
     loss_axes.plot(steps, _smoothed(losses), color=ACCENT, linewidth=1.6)
     if len(losses) and np.nanmin(losses) > 0:
         loss_axes.set_yscale("log")
@@ -153,7 +153,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
             color=ACCENT,
             fontsize=9,
         )
-        score_axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right")
+        figure.legend(loc="outside lower center", ncols=len(SCORE_COLORS), frameon=False, fontsize=9)
     score_axes.set_title("validation scores, percent", loc="left", fontsize=11)
     score_axes.set_xlabel("step")
     for axes in (loss_axes, rate_axes, score_axes):
@@ -309,8 +309,8 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[Array, Arr
 
 
 def _smoothed(values: Array) -> Array:
-    """The running mean over a fiftieth of the series on each side, shorter at its ends."""
-    reach = len(values) // 50
+    """The running mean over a fiftieth of the series on each side, one value at least, shorter at its ends."""
+    reach = max(len(values) // 50, 1)
     total = np.concatenate(([0.0], np.cumsum(values)))
     places = np.arange(len(values))
     first, last = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))

@@ -35,6 +35,19 @@ def test_curves_need_no_validation_and_no_positive_loss(tmp_path: Path) -> None:
     assert (tmp_path / "one.png").exists()
 
 
+def test_the_legend_of_curves_stands_beside_all_axes() -> None:
+    scores = dict.fromkeys(charts.SCORE_COLORS, 0.5)
+    figure = charts.curves([{"kind": "validation", "step": step, **scores} for step in (1, 2)])
+    assert len(figure.legends) == 1
+    assert all(axes.get_legend() is None for axes in figure.axes)
+
+
+def test_a_short_run_shows_its_loss_as_measured_and_smoothed() -> None:
+    figure = charts.curves([{"kind": "train", "step": step, "loss": 1 + step % 2, "lr": 0.1} for step in range(9)])
+    measured, smoothed = (line.get_ydata() for line in figure.axes[0].lines)
+    assert np.ptp(smoothed[1:-1]) < 0.5 < np.ptp(measured)
+
+
 def test_smoothing_keeps_a_constant() -> None:
     assert charts._smoothed(np.full(500, 3.0)).tolist() == pytest.approx([3.0] * 500)
 
