@@ -317,8 +317,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "SEG-M023": Fault(
         "The file is of another network",
-        "Its layers are not those of the network that --as names, or it is a classifier.",
-        "Take the name that the message offers; start training from a classifier with --pretrained.",
+        "Its layers are not those of the network that --as names, or, without --as, not those of any network of the "
+        "authors' release: it is a classifier, or of another toolkit.",
+        "Take a name that the message offers; start training from a classifier with --pretrained.",
     ),
     "SEG-M012": Fault(
         "The folder holds other things than a model",

@@ -106,7 +106,7 @@ def _build_of(weights: Weights) -> Build:
     """What a file's layers tell.
 
     Raises:
-        FullyconvError: SEG-M023 for what has no score layers, such as a classifier.
+        FullyconvError: SEG-M023 for what has no score layers: a classifier, or a network of another toolkit.
     """
     names = [parsed(name) for name in weights.tensors]
     layers = {name.layer for name in names}
@@ -118,8 +118,10 @@ def _build_of(weights: Weights) -> Build:
     if "score_fr" not in layers or not firsts:
         raise FullyconvError(
             "SEG-M023",
-            f"{weights.file} scores no pixels: it has no layer score_fr; train from it with fullyconv train DATA "
-            f"--model fcn32s-vgg16 --pretrained {weights.file}",
+            f"{weights.file} is no network of the release: it has no layer score_fr. A segmentation network of another "
+            "toolkit is named with --as: torchvision:deeplabv3_resnet50, smp:DECODER:ENCODER, hf:segformer, ... "
+            "From a classifier, train with "
+            f"fullyconv train DATA --model fcn32s-vgg16 --pretrained {weights.file}",
         )
     stride = 8 if "score_pool3" in layers else 16 if "score_pool4" in layers else 32
     heads = len({name.head for name in names if name.layer == "score_fr"})

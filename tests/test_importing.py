@@ -217,6 +217,12 @@ def test_a_classifier_is_sent_to_training(tmp_path):
             import_weights(saved(tmp_path, state), as_=as_, out=tmp_path / "model")
 
 
+def test_a_network_of_another_toolkit_is_asked_for_its_name(tmp_path):
+    state = {"backbone.conv1.weight": torch.zeros(64, 3, 7, 7), "classifier.4.weight": torch.zeros(21, 256, 1, 1)}
+    with pytest.raises(FullyconvError, match=r"SEG-M023.*another toolkit is named with --as: torchvision:deeplabv3"):
+        import_weights(saved(tmp_path, state), out=tmp_path / "model")
+
+
 def test_weights_that_are_missing_or_too_many_are_named(tmp_path):
     state = theirs(trained("fcn16s-vgg16"))
     more = saved(tmp_path, state | {"conv6_1.weight": torch.zeros(3)})
