@@ -340,6 +340,13 @@ def test_a_network_that_decides_by_its_image_is_refused(mood: Any, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_untrained_network_is_refused_as_a_trained_one_would_be(tmp_path: Path) -> None:
+    model = create(**SMALL)
+    model.trunk = Moody(model.trunk, lambda image: int(image.shape[3] > 100))
+    with pytest.raises(FullyconvError, match=r"SEG-X003 .*the graph's result differs from the network's"):
+        fullyconv.export(Segmenter(model, LABELS), format="torch", output="logits", out=tmp_path / "a.pt2")
+
+
 def test_files_of_several_formats_stand_in_one_folder(segmenter: Segmenter, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_text("of an a.xml")
     assert fullyconv.export(segmenter, out=tmp_path / "a.onnx").file.is_file()

@@ -1,7 +1,9 @@
 """A model becomes a file of another runtime, tried and, on request, measured against the model."""
 
+import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +19,7 @@ from fullyconv.errors import FullyconvError
 from fullyconv.evaluation import Comparison
 from fullyconv.exporting.carried import carried
 from fullyconv.exporting.parity import Parity, measure
+from fullyconv.models import FCN
 from fullyconv.prediction import Segmenter
 from fullyconv.prediction import opened as opened_model
 from fullyconv.prediction.calibration import Samples
@@ -110,10 +113,10 @@ def export(
     file = _place(model, format, precision, out)
     if verify is None or not file.exists():
         _refuse_existing(file, format)
+    refuse_unwritable(file)
     segmenter = opened_model(model, head=head, runtime="torch")  # parity is with the plain network
     comparison = None if verify is None else Comparison(segmenter, verify, split=split or "val", head=head)
     facts = _facts(segmenter, precision, output, image)
-    refuse_unwritable(file)
     if file.exists():
         _refuse_other(file, format, facts)
     else:
@@ -140,18 +143,44 @@ def _write(
 ) -> None:
     """Writes a pipeline's file, tried and whole or not at all.
 
+    Scores that are zero say nothing of the maps before them: where a score layer is, one of noise is tried first.
+
     Raises:
         FullyconvError: SEG-X003 if there is no graph for every size.
     """
-    program = traced(pipeline, pixels)
-    _refuse_different(pipeline, program.module(), pixels)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # Windows deletes no file that is mapped
-        fresh = Path(scratch) / file.name
+
+    def tried(candidate: Pipeline, folder: Path) -> Path:
+        program = traced(candidate, pixels)
+        _refuse_different(candidate, program.module(), pixels)
+        fresh = folder / file.name
         write(program, fresh, format, facts, samples)
         run = opened(fresh, format, precision)
         if precision == "fp32":
-            _refuse_different(pipeline, lambda images: torch.from_numpy(run(images.numpy())), pixels)
-        place(fresh, file)
+            _refuse_different(candidate, lambda images: torch.from_numpy(run(images.numpy())), pixels)
+        return fresh
+
+    with _scratch() as trial, _scratch() as folder:
+        if scoring := _scoring(pipeline):
+            tried(scoring, trial)
+        place(tried(pipeline, folder), file)
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows deletes no file that is mapped
+        yield Path(folder)
+
+
+def _scoring(pipeline: Pipeline) -> Pipeline | None:
+    """A copy with noise in the score layers that are zero, as all are before training; None if there are none."""
+    copied = copy.deepcopy(pipeline)
+    networks = (part for part in copied.modules() if isinstance(part, FCN))
+    weights = [layer.get_parameter("weight") for network in networks for layer in network.score_layers.values()]
+    zeros = [weight for weight in weights if not weight.any()]
+    noise = torch.Generator().manual_seed(0)
+    for weight in zeros:
+        weight.normal_(std=weight[0].numel() ** -0.5, generator=noise)
+    return copied if zeros else None
 
 
 def _place(model: str | Path | Segmenter, format: Format, precision: Precision, out: str | Path | None) -> Path:
