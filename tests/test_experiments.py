@@ -267,7 +267,6 @@ def test_a_guest_that_is_missing_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interrupted_timing_leaves_nothing(with_little: Callable[..., None], tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told_as_the_system_does(
     with_little: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +279,7 @@ def test_a_folder_that_cannot_be_made_is_told_as_the_system_does(
         reproduce("little", out=tmp_path / "a")
 
 
+def test_an_interrupted_timing_leaves_nothing(with_little: Callable[..., None], tmp_path: Path) -> None:
     def timing(bench: Workbench) -> Findings:
         (bench.folder / "runs" / "timing-net").mkdir(parents=True)
         (bench.folder / "runs" / "timing-net" / "plan.json").touch()
