@@ -76,6 +76,10 @@ def test_torchvisions_inceptions_see_images_as_their_weights_do(name: str) -> No
 
 def test_a_network_by_name_sees_images_as_its_classifier_does() -> None:
     assert create("fcn32s-torchvision:googlenet", 2).mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    for name in ("test_vit", "test_efficientnet"):
+        model, told = create(f"fcn16s-{name}", 2), timm.get_pretrained_cfg(name)
+        assert torch.cat((model.mean, model.std)).flatten().tolist() == pytest.approx([*told.mean, *told.std])
+    assert create("fcn16s-test_vit", 2, std=(0.1, 0.2, 0.3)).std.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_a_cell_says_of_the_image_what_the_classifier_says_of_its_patch() -> None:

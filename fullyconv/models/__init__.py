@@ -99,8 +99,9 @@ def create(
         geometry: `caffe` pads, pools and crops as the authors' release does, for their weights; of the paper's trunks.
         streams: How many bands each of several such networks sees, in order; their scores are averaged (late fusion).
             If left out, one network sees them all.
-        mean: Of each band, in [0, 1]; ImageNet's for RGB, 0.5 for other bands if left out.
-        std: Of each band; ImageNet's for RGB, 0.25 for other bands if left out.
+        mean: Of each band, in [0, 1]. If left out, what the trunk says that its weights are for; if it does not say,
+            ImageNet's for RGB, 0.5 for other bands.
+        std: Of each band, likewise; 0.25 for other bands.
         log_bands: Bands whose logarithm the network sees, counted from 0, such as depth's; their mean and std are those
             of ln(n) / ln(65535), for a number n of a picture of 16 bits.
         score_size: Height and width of the kernel that scores the coarsest map, of a classifier whose head was kept.
@@ -167,8 +168,7 @@ def create(
         )
     except NotConvertible as error:
         raise not_convertible(source, error) from error
-    if trunk_name.startswith("torchvision:") and channels == 3:  # of timm's networks, ImageNet's stand for all
-        settings |= {key: settings[key] or values for key, values in source.statistics.items()}
+    settings |= {key: settings[key] or values for key, values in source.statistics.items() if len(values) == channels}
     placed = in_geometry(trunk, geometry) if trunk_name in CLASSICS else trunk
     return fcn_over(placed, num_classes, geometry=geometry, **settings)
 
