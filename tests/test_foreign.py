@@ -148,6 +148,11 @@ def test_measured_statistics_reach_another_toolkits_network() -> None:
     assert torch.cat((model.mean, model.std)).flatten().tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+def test_torchvisions_networks_take_any_bands(channels: int) -> None:
+    assert create(LRASPP, 2, channels=channels).eval()(torch.rand(1, channels, 32, 64)).shape == (1, 2, 32, 64)
+
+
 def test_another_toolkits_network_starts_from_its_weights(tmp_path: Path) -> None:
     theirs = create(LRASPP, 3)
     save_file(theirs.network.state_dict(), tmp_path / "theirs.safetensors")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fullyconv.errors import FullyconvError
 from fullyconv.geometry import Grid
 from fullyconv.means import IMAGENET_MEAN, IMAGENET_STD
+from fullyconv.models.classifiers import in_bands_of
 from fullyconv.models.fcn import FCN
 
 TOOLKITS = ("torchvision", "smp", "hf")
@@ -117,7 +118,7 @@ def foreign(
     toolkit, _, rest = name.partition(":")
     stride = 1
     if toolkit == "torchvision":
-        network = _of_torchvision(rest, num_classes)
+        network = in_bands_of(_of_torchvision(rest, num_classes), channels)
     elif toolkit == "smp":
         network = _of_smp(rest, num_classes, channels)
     else:
