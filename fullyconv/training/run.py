@@ -177,7 +177,8 @@ def train(
         geometry: caffe pads and crops the paper's trunks as released. For weights of the authors' release: 100 pixels
             around the image, and crops after each upsampling.
         channels: Bands of the images; found out if left out.
-        streams: Late fusion: bands of each of several networks, such as 3,1.
+        streams: Late fusion: bands of each of several networks, such as 3,1. The further pictures are those of
+            'DATA?images=rgb/{name}.png&masks=masks/{name}.png&more=depth/{name}.png'.
         precision: auto takes bf16 where it is faster.
         workers: Processes that decode and augment; 0 for none.
         validations: How often the run is validated. All images for it are decoded once before training begins, so that
